@@ -1,0 +1,159 @@
+"""Prompts through a model, layer records onto the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from indexer_lab import __version__
+from indexer_lab.errors import InputError, OutOfRoom
+from indexer_lab.positions import Positions, parse_layers
+from indexer_lab.prompts import Prompt
+from indexer_lab.store.capture import Capture, SampleInfo, create
+from indexer_lab.store.files import digest, free_bytes
+from indexer_probes.capture import capture
+from indexer_probes.records import LayerRecord
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt as the model gets it: ids int64 [token], and what is kept about it."""
+
+    ids: torch.Tensor
+    info: SampleInfo
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one capture run keeps. positions_rule is the rule as spelled."""
+
+    layers: list[int]
+    positions: Positions
+    positions_rule: str
+    values: bool
+    witnesses: int
+
+
+def encode(prompts: list[Prompt], tokenizer: Any, limit: int | None) -> list[Encoded]:
+    """Token ids for each prompt. limit: the model's longest input in tokens, None if unbounded.
+
+    Raises InputError for a prompt over the limit, an id outside the vocabulary, an empty prompt, or
+    text without a tokenizer.
+    """
+    return [_encode(prompt, tokenizer, limit) for prompt in prompts]
+
+
+def _encode(prompt: Prompt, tokenizer: Any, limit: int | None) -> Encoded:
+    needles: list[list[int]] = []
+    if prompt.input_ids is not None:
+        ids = prompt.input_ids
+    elif tokenizer is None:
+        raise InputError(
+            f"prompt {prompt.id!r} is text and the model has no tokenizer; give 'input_ids' instead"
+        )
+    else:
+        encoded = tokenizer(prompt.text, return_offsets_mapping=bool(prompt.needles))
+        ids = encoded["input_ids"]
+        if prompt.needles:
+            needles = [_tokens(span, encoded["offset_mapping"]) for span in prompt.needles]
+    if not ids:
+        raise InputError(f"prompt {prompt.id!r} has no tokens")
+    if limit is not None and len(ids) > limit:
+        raise InputError(
+            f"prompt {prompt.id!r} has {len(ids)} tokens and the model takes {limit}: shorten "
+            "it, or leave it out"
+        )
+    info = SampleInfo(prompt.id, prompt.task, len(ids), prompt.answer, needles)
+    return Encoded(torch.tensor(ids, dtype=torch.int64), info)
+
+
+def _tokens(span: tuple[int, int], offsets: list[tuple[int, int]]) -> list[int]:
+    """First and one past the last token that overlap a character span."""
+    inside = [i for i, (start, end) in enumerate(offsets) if start < span[1] and end > span[0]]
+    return [inside[0], inside[-1] + 1] if inside else [0, 0]
+
+
+def manifest(
+    model: Any, name: str, revision: str | None, encoded: list[Encoded], plan: Plan, seed: int
+) -> dict[str, Any]:
+    """What identifies a capture run; two runs with equal manifests give equal captures."""
+    import transformers
+
+    config = model.config.to_dict()
+    return {
+        "indexer_lab": __version__,
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+        "model": name,
+        "revision": revision,
+        "model_type": model.config.model_type,
+        "config_digest": digest(config),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "layers": plan.layers,
+        "positions": plan.positions_rule,
+        "values": plan.values,
+        "witnesses": plan.witnesses,
+        "seed": seed,
+        "prompts_digest": digest([[p.info.id, p.ids.tolist()] for p in encoded]),
+        "samples": len(encoded),
+    }
+
+
+def run(
+    model: Any,
+    encoded: list[Encoded],
+    plan: Plan,
+    facts: dict[str, Any],
+    output: Path,
+    resume: bool = False,
+    force: bool = False,
+    done: Callable[[str], None] = lambda sample: None,
+) -> Capture:
+    """Captures every sample that is not whole on disk yet; `done` hears of each.
+
+    Raises InputError for a folder of another run, OutOfRoom when the disk cannot hold the capture.
+    """
+    taken = create(output, facts, [prompt.info for prompt in encoded], resume, force)
+    for prompt in encoded:
+        if absent := taken.missing(prompt.info):
+            _sample(model, prompt, plan, taken, absent)
+        done(prompt.info.id)
+    return taken
+
+
+def _sample(model: Any, prompt: Encoded, plan: Plan, taken: Capture, layers: list[int]) -> None:
+    def keep(record: LayerRecord) -> None:
+        _room_for(taken.path, record)
+        taken.save(prompt.info, record)
+
+    kept = capture(
+        model,
+        keep,
+        layers=layers,
+        rows=plan.positions.rows,
+        values=plan.values,
+        witnesses=plan.witnesses,
+    )
+    with torch.inference_mode(), kept:
+        ids = prompt.ids[None].to(model.device)
+        model(input_ids=ids, use_cache=False, logits_to_keep=1)
+
+
+def _room_for(folder: Path, record: LayerRecord) -> None:
+    needed = sum(tensor.numel() * tensor.element_size() for _, tensor in record.tensors())
+    free = free_bytes(folder)
+    if needed > free:
+        raise OutOfRoom(
+            f"layer {record.layer} needs {needed / 1e6:.0f} MB and {folder} has {free / 1e6:.0f} "
+            "MB free: free some room and add --resume, or keep fewer --positions or --layers"
+        )
+
+
+def layers_of(model: Any, text: str | None) -> list[int]:
+    """The layers that `--layers` names on this model."""
+    return parse_layers(text, model.config.get_text_config().num_hidden_layers)

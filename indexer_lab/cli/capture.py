@@ -1,0 +1,75 @@
+"""indexer-lab capture"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from indexer_lab.cli import options
+
+
+@click.command("capture", short_help="Run a model on prompts and keep its queries and keys.")
+@click.option("--model", required=True, help="Shipped model, folder, or hub id.")
+@click.option("--revision", help="Branch, tag or commit on the hub.")
+@click.option(
+    "--prompts", type=click.Path(path_type=Path), help="JSONL with id and text or input_ids."
+)
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    help="Built-in prompts instead: a task of `ls tasks`; repeatable.",
+)
+@click.option(
+    "--length", type=int, default=2048, show_default=True, help="Tokens of a built-in prompt."
+)
+@click.option(
+    "--samples", type=int, default=2, show_default=True, help="Built-in prompts per task."
+)
+@click.option("--limit", type=int, help="At most this many prompts.")
+@click.option("--layers", help="Like 0,3,10-20; all when left out.")
+@click.option(
+    "--positions",
+    default="last:256",
+    show_default=True,
+    help="Query rows to keep: last:N, every:N, random:N or all.",
+)
+@click.option("--values", is_flag=True, help="Keep values too; output errors need them.")
+@click.option(
+    "--witnesses", type=int, default=4, show_default=True, help="Rows kept as proof for validate."
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="The model's dtype.",
+)
+@click.option(
+    "--trust-remote-code", is_flag=True, help="Run Python code that comes with the model."
+)
+@options.config
+@options.seed
+@options.output("the capture")
+@options.rerun
+@options.talk
+def command(**given: Any) -> None:
+    """Run a model on prompts and keep its queries, keys and indexer tensors.
+
+    \b
+    indexer-lab capture --model needle-dsa --task multi_key --length 2048 -o capture/
+    indexer-lab capture --model meta-llama/Llama-3.1-8B --prompts prompts.jsonl -o capture/
+    """
+    from indexer_lab.cli.steps import capture_step
+
+    taken = capture_step(**given)
+    if given["as_json"]:
+        import json
+
+        click.echo(json.dumps(taken.manifest, indent=2, sort_keys=True))
+    elif not given["quiet"]:
+        layers = len(taken.layers)
+        click.echo(f"captured {len(taken.samples)} samples x {layers} layers into {taken.path}")

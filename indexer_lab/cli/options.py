@@ -1,0 +1,91 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from indexer_lab.errors import InputError, unknown_name
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def output(what: str) -> Decorator:
+    return click.option(
+        "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"Folder for {what}."
+    )
+
+
+def rerun(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--resume and --force: what to do with a folder that already holds a run."""
+    resume = click.option("--resume", is_flag=True, help="Go on with a run that was stopped.")
+    force = click.option("--force", is_flag=True, help="Throw away the run that stands there.")
+    return resume(force(command))
+
+
+def talk(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--quiet and --json."""
+    quiet = click.option("--quiet", is_flag=True, help="No progress, no table.")
+    as_json = click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout.")
+    return quiet(as_json(command))
+
+
+def config(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--config: option values from a YAML file; the command line wins."""
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        help="YAML file with option values; the command line wins.",
+    )(command)
+
+
+def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"no configuration at {path}: that file does not exist") from None
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        line = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read as YAML ({line})") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path} holds no options; expected lines like `budget: [256, 1024]`")
+    known = {name: p for p in ctx.command.params for name in _spellings(p)}
+    defaults: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in known:
+            raise unknown_name(f"option in {path}", str(name), known)
+        found = known[str(name)]
+        many = isinstance(found, click.Option) and found.multiple
+        defaults[str(found.name)] = value if not many or isinstance(value, list) else [value]
+    ctx.default_map = defaults
+
+
+def _spellings(param: click.Parameter) -> list[str]:
+    return [spelling.lstrip("-") for spelling in param.opts if spelling.startswith("--")]
+
+
+def numbers(name: str, text: str) -> list[int]:
+    """`256,1024` as whole numbers. Raises InputError naming the piece that is none."""
+    found = []
+    for piece in str(text).split(","):
+        try:
+            found.append(int(piece))
+        except ValueError:
+            raise InputError(f"{name} {text!r}: {piece!r} is no whole number") from None
+    return found
+
+
+def seed(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--seed", type=int, default=0, show_default=True, help="Seed of all that is random."
+    )(command)

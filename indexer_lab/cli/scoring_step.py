@@ -1,0 +1,103 @@
+"""The scoring step: a capture in, score parts out, resumable at every sample and layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from indexer_lab import __version__
+from indexer_lab.cli.options import numbers
+from indexer_lab.errors import InputError, unknown_name
+from indexer_lab.measures import FACTS, MEASURES
+from indexer_lab.positions import parse_layers
+from indexer_lab.progress import progress
+from indexer_lab.scoring import Question, check_budgets, score_record
+from indexer_lab.store.capture import Capture, open_capture
+from indexer_lab.store.files import digest
+from indexer_lab.store.records import finite
+from indexer_lab.store.scores import Scores, create
+from indexer_lab.targets import default_target, target
+
+
+def score_step(
+    *,
+    capture: Path,
+    output: Path,
+    selectors: tuple[str, ...] = (),
+    budgets: str = "256",
+    targets: tuple[str, ...] = (),
+    layers: str | None = None,
+    limit: int | None = None,
+    resume: bool = False,
+    force: bool = False,
+    quiet: bool = False,
+    as_json: bool = False,
+) -> Scores:
+    """Scores every sample and layer that is not on disk yet; see `score --help`."""
+    taken = open_capture(capture)
+    samples = taken.samples[:limit]
+    chosen = _layers(taken, layers)
+    question = _question(taken, selectors, budgets, targets)
+    scores = create(output, _manifest(taken, question, chosen, len(samples)), resume, force)
+    with progress("score", len(samples) * len(chosen), quiet or as_json) as advance:
+        for sample in samples:
+            for layer in chosen:
+                if not scores.part(sample, layer).exists():
+                    record = taken.record(sample, layer)
+                    finite(record)
+                    scores.save(sample, layer, score_record(record, sample, question))
+                advance(f"{sample.id}, layer {layer}")
+    return scores
+
+
+def _question(
+    taken: Capture, selectors: tuple[str, ...], budgets: str, targets: tuple[str, ...]
+) -> Question:
+    """The checked question: every name and number is refused here, before anything is written."""
+    longest = max(sample.length for sample in taken.samples)
+    first = taken.record(taken.samples[0], taken.layers[0])
+    names = targets or (default_target(first),)
+    goals = [target(name) for name in names]
+    question = Question(
+        tuple(selectors), check_budgets(numbers("--budget", budgets), longest), names
+    )
+    for label in question.labels():
+        question.make(label, goals[0]).fit(first)
+    return question
+
+
+def _layers(taken: Capture, text: str | None) -> list[int]:
+    if text is None:
+        return taken.layers
+    asked = parse_layers(text, max(taken.layers) + 1)
+    absent = [layer for layer in asked if layer not in taken.layers]
+    if absent:
+        have = ", ".join(map(str, taken.layers))
+        raise InputError(
+            f"--layers {text!r}: layer {absent[0]} was not captured; captured are {have}"
+        )
+    return asked
+
+
+def _manifest(
+    taken: Capture, question: Question, layers: list[int], samples: int
+) -> dict[str, Any]:
+    return {
+        "indexer_lab": __version__,
+        "capture": digest(taken.manifest),
+        "model": taken.manifest["model"],
+        "selectors": question.labels(),
+        "budgets": list(question.budgets),
+        "targets": list(question.targets),
+        "layers": layers,
+        "samples": samples,
+    }
+
+
+def measures_named(text: str) -> list[str]:
+    """`recall,mass` as measure names. Raises InputError for an unknown one."""
+    names = [piece.strip() for piece in text.split(",")]
+    for name in names:
+        if name not in MEASURES and name not in FACTS:
+            raise unknown_name("measure", name, [*MEASURES, *FACTS])
+    return names

@@ -1,0 +1,85 @@
+"""The steps that commands and the demo share: each takes plain settings and shows progress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from indexer_lab import capturing
+from indexer_lab.errors import InputError
+from indexer_lab.positions import parse
+from indexer_lab.progress import progress
+from indexer_lab.prompts import Prompt, read
+from indexer_lab.store.capture import Capture
+
+
+def capture_step(
+    *,
+    model: str,
+    output: Path,
+    revision: str | None = None,
+    prompts: Path | None = None,
+    tasks: tuple[str, ...] = (),
+    length: int = 2048,
+    samples: int = 2,
+    limit: int | None = None,
+    layers: str | None = None,
+    positions: str = "last:256",
+    values: bool = False,
+    witnesses: int = 4,
+    device: str = "cpu",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    seed: int = 0,
+    resume: bool = False,
+    force: bool = False,
+    quiet: bool = False,
+    as_json: bool = False,
+) -> Capture:
+    """Loads the model, encodes the prompts and captures every sample; see `capture --help`."""
+    rule = parse(positions, seed)
+    if (prompts is None) == (not tasks):
+        raise InputError("give either --prompts FILE or --task NAME: what should the model read?")
+    asked = read(prompts, limit) if prompts is not None else None
+
+    import torch
+
+    from indexer_lab.reference import resolve
+    from indexer_probes.loading import load_model, load_tokenizer
+
+    place = resolve(model)
+    torch.manual_seed(seed)
+    loaded = load_model(place, revision, dtype, device, trust_remote_code)
+    tokenizer = load_tokenizer(place, revision, trust_remote_code)
+    if asked is None:
+        asked = built_in(tasks, tokenizer, length, samples, seed)[:limit]
+    longest = getattr(loaded.config.get_text_config(), "max_position_embeddings", None)
+    encoded = capturing.encode(asked, tokenizer, longest)
+    chosen = capturing.layers_of(loaded, layers)
+    plan = capturing.Plan(chosen, rule, positions, values, witnesses)
+    facts = capturing.manifest(loaded, model, revision, encoded, plan, seed)
+    with progress("capture", len(encoded), quiet) as advance:
+        return capturing.run(loaded, encoded, plan, facts, output, resume, force, advance)
+
+
+def built_in(
+    tasks: tuple[str, ...], tokenizer: Any, length: int, samples: int, seed: int
+) -> list[Prompt]:
+    """Prompts from the task generators: real text with needles planted in it."""
+    from indexer_lab.tasks import prompts
+
+    if tokenizer is None:
+        raise InputError(
+            "--task needs a model with a tokenizer; give --prompts with input_ids instead"
+        )
+    return [
+        Prompt(
+            id=sample.id,
+            text=sample.text,
+            task=sample.task,
+            answer=sample.answer,
+            needles=[(needle.start, needle.end) for needle in sample.needles],
+        )
+        for task in tasks
+        for sample in prompts(task, tokenizer, length, samples, seed)
+    ]

@@ -1,0 +1,75 @@
+"""Results as tables on the terminal; plain text when the output is no terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from indexer_lab.validating import Proof
+
+
+def _show(table: Table) -> None:
+    console = Console()
+    width = None if console.is_terminal else 200
+    Console(width=width, highlight=False).print(table)
+
+
+def _cells(*values: Any) -> list[str]:
+    return [value if isinstance(value, str) else _number(value) for value in values]
+
+
+def _number(value: Any) -> str:
+    if value is None or pd.isna(value):
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.2e}" if 0 < abs(value) < 5e-4 else f"{value:.3f}"
+
+
+def print_proofs(proofs: list[Proof]) -> None:
+    """The worst difference per layer, over all samples."""
+    table = Table(title="worst difference per layer")
+    for name in ("layer", "weights", "allowed", "swapped keys", "score gap", "allowed", "holds"):
+        table.add_column(name, justify="right")
+    for layer in sorted({proof.layer for proof in proofs}):
+        here = [proof for proof in proofs if proof.layer == layer]
+        table.add_row(
+            *_cells(
+                layer,
+                *_worst(here, "weights_error", "weights_allowed"),
+                sum(proof.swapped or 0 for proof in here),
+                *_worst(here, "score_gap", "score_allowed"),
+            ),
+            "yes" if all(proof.holds for proof in here) else "NO",
+        )
+    _show(table)
+
+
+def _worst(proofs: list[Proof], found: str, allowed: str) -> tuple[float | None, float | None]:
+    """The difference that comes closest to its limit, and that limit."""
+    pairs = [(getattr(proof, found), getattr(proof, allowed)) for proof in proofs]
+    known = [pair for pair in pairs if pair[0] is not None and pair[1] is not None]
+    return max(known, key=lambda pair: pair[0] / pair[1]) if known else (None, None)
+
+
+def print_summary(summary: pd.DataFrame, measures: list[str]) -> None:
+    """One line per target, budget and selector."""
+    for (target, budget), part in summary.groupby(["target", "budget"]):
+        share = part["trivial"].iloc[0]
+        table = Table(
+            title=f"target {target}, budget {budget}: {part['rows'].iloc[0]:,} rows, "
+            f"{share:.1%} trivial rows left out",
+            title_justify="left",
+        )
+        table.add_column("selector", overflow="fold")
+        stats = ("mean", "median", "p10", "p1", "worst")
+        for measure in measures:
+            for stat in stats:
+                table.add_column(f"{measure.replace('_', ' ')}\n{stat}", justify="right")
+        for row in part.to_dict("records"):
+            cells = [row[f"{measure}_{stat}"] for measure in measures for stat in stats]
+            table.add_row(row["selector"], *_cells(*cells))
+        _show(table)

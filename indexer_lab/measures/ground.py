@@ -1,0 +1,104 @@
+"""The exact side of a comparison: one block of query rows, computed once for every selector."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from indexer_kernels.topk import topk
+from indexer_lab.targets import Target, probabilities
+from indexer_probes.records import LayerRecord
+
+
+class Block:
+    """Some query rows of a record with what the measures ask of them, whatever the budget.
+
+    Arrays here are [head, row, ...]; a block is meant to be small (see LayerRecord.chunks).
+    """
+
+    def __init__(self, record: LayerRecord, rows: slice):
+        self.record = record
+        self.rows = rows
+        self.positions = record.positions[rows]  # (row,)
+        self.visible = record.mask.count(self.positions)  # (row,)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """float32 [head, row, key], hidden keys at -inf"""
+        return self.record.logits(self.rows)
+
+    @cached_property
+    def probs(self) -> Tensor:
+        """float32 [head, row, key]: softmax over the visible keys, sinks left out"""
+        return probabilities(self.logits)
+
+    @cached_property
+    def descending(self) -> Tensor:
+        """float32 [head, row, key]: the same, largest first"""
+        return self.probs.sort(dim=-1, descending=True).values
+
+    @cached_property
+    def on_keys(self) -> Tensor:
+        """float32 [head, row]: the share of attention that attention sinks leave to the keys"""
+        sinks = self.record.mask.sinks
+        if sinks is None:
+            return torch.ones(self.logits.shape[:2])
+        total = self.logits.logsumexp(-1)  # (head, row)
+        return torch.sigmoid(total - sinks.float()[:, None])
+
+    @cached_property
+    def output(self) -> Tensor | None:
+        """float32 [head, row, value_dim]: the exact attention output, None without values"""
+        attended = self.attend(self.probs)
+        return None if attended is None else attended * self.on_keys[..., None]
+
+    def attend(self, weights: Tensor) -> Tensor | None:
+        """[head, row, value_dim]: weights [head, row, key] times the values, None without any."""
+        values = self.record.float_values
+        if values is None:
+            return None
+        head, row, key = weights.shape
+        kv_heads = values.shape[0]
+        grouped = weights.reshape(kv_heads, head // kv_heads * row, key)
+        return (grouped @ values).view(head, row, -1)
+
+    def sees(self, positions: Tensor) -> Tensor:
+        """bool like positions [..., row, place]: inside the keys and visible to the row's query."""
+        query = self.positions[:, None]
+        window = self.record.mask.window
+        seen = (positions >= 0) & (positions <= query)
+        return seen if window is None else seen & (query - positions < window)
+
+
+class Ground:
+    """A block held against one target: its values, and the exact support at any budget."""
+
+    def __init__(self, block: Block, target: Target, largest: int):
+        self.block = block
+        self.target = target
+        self.largest = largest
+        self._cache: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def values(self, budget: int) -> Tensor:
+        """float32 [set, row, key]: the target's values, hidden keys at -inf"""
+        return self._at(budget)[0]
+
+    def support(self, budget: int) -> Tensor:
+        """int64 [set, row, budget]: the exact support, -1 pads at the end"""
+        return self._at(budget)[2][..., :budget]
+
+    def top_values(self, budget: int) -> Tensor:
+        """float32 [set, row, budget + 1]: the largest values, -inf where there are fewer keys"""
+        return self._at(budget)[1][..., : budget + 1]
+
+    def _at(self, budget: int) -> tuple[Tensor, Tensor, Tensor]:
+        key = budget if self.target.by_budget else self.largest
+        if key not in self._cache:
+            values = self.target.values(self.block.logits, self.block.record, budget)
+            top_values, top_positions = topk(values, key + 1)
+            if self.target.by_budget:  # one budget at a time, so that memory does not add up
+                self._cache.clear()
+            self._cache[key] = values, top_values, top_positions
+        return self._cache[key]

@@ -1,0 +1,147 @@
+"""Selectors held against a target, row by row: layer records in, the score table out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from indexer_lab.errors import InputError
+from indexer_lab.measures import FACTS, MEASURES, Answer, Block, Ground
+from indexer_lab.selectors import Selector, selector
+from indexer_lab.selectors.base import Ranker
+from indexer_lab.store.capture import SampleInfo
+from indexer_lab.targets import Target, target
+from indexer_probes.records import LayerRecord
+
+BASELINES = ("exact", "random", "sink_recent")
+BLOCK_BYTES = 16 << 20  # the measures hold some ten arrays of a block's size at a time
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one scoring run asks of every layer record.
+
+    selectors: as spelled on the command line; the baselines are always asked too.
+    budgets:   keys allowed per query, increasing.
+    targets:   names from TARGETS.
+    """
+
+    selectors: tuple[str, ...]
+    budgets: tuple[int, ...]
+    targets: tuple[str, ...]
+
+    def labels(self) -> list[str]:
+        """Every selector to score, baselines first, each once."""
+        return list(dict.fromkeys((*BASELINES, *self.selectors)))
+
+    def make(self, label: str, goal: Target) -> Selector:
+        """The selector of a label; a plain `exact` is exact for the target it is held against."""
+        return selector(f"exact:{goal.name}" if label == "exact" else label)
+
+
+STRINGS = ("sample", "task", "selector", "target", "level")
+INTEGERS = ("length", "layer", "head", "position", "visible", "budget")
+
+SCHEMA = pa.schema(
+    [(name, pa.dictionary(pa.int32(), pa.string())) for name in STRINGS]
+    + [(name, pa.int32()) for name in INTEGERS]
+    + [("trivial", pa.bool_())]
+    + [(name, pa.float32()) for name in (*MEASURES, *FACTS)]
+    + [(name, pa.float64()) for name in ("bytes_read", "multiply_adds")]
+)
+"""One row per sample x layer x head x query row x selector x budget x target; docs/tables.md."""
+
+
+def score_record(record: LayerRecord, sample: SampleInfo, question: Question) -> pa.Table:
+    """The score table of one sample and layer.
+
+    Raises InputError when a selector does not fit the record.
+    """
+    tables = [
+        _table(record, sample, row)
+        for name in question.targets
+        for row in _results(record, target(name), question)
+    ]
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+
+
+@dataclass(frozen=True)
+class _Result:
+    label: str
+    target: str
+    budget: int
+    block: Block
+    numbers: dict[str, Tensor]  # [head, row] each
+    cost: dict[str, float]
+
+
+def _results(record: LayerRecord, goal: Target, question: Question) -> Iterator[_Result]:
+    chosen = {label: question.make(label, goal) for label in question.labels()}
+    rankers = {label: made.fit(record) for label, made in chosen.items()}
+    largest = max(question.budgets)
+    for ranker in rankers.values():
+        ranker.top(largest)  # ranks once; the smaller budgets below read the same ranking
+    for rows in record.chunks(chunk_bytes=BLOCK_BYTES):
+        block = Block(record, rows)
+        ground = Ground(block, goal, largest)
+        facts = {name: fact(block) for name, fact in FACTS.items()}
+        for label, ranker in rankers.items():
+            scores = ranker.scores(rows)
+            for budget in question.budgets:
+                numbers = _measured(ground, ranker, scores, budget)
+                cost = vars(chosen[label].cost(record, budget))
+                yield _Result(label, goal.name, budget, block, {**facts, **numbers}, cost)
+
+
+def _measured(
+    ground: Ground, ranker: Ranker, scores: Tensor | None, budget: int
+) -> dict[str, Tensor]:
+    support = ranker.top(budget)[:, ground.block.rows]
+    answer = Answer(ground, support, scores, budget)
+    return {name: measure(answer) for name, measure in MEASURES.items()}
+
+
+def _table(record: LayerRecord, sample: SampleInfo, result: _Result) -> pa.Table:
+    heads, rows = record.heads, len(result.block.positions)
+    visible = result.block.visible.numpy()
+    columns: dict[str, object] = {
+        "sample": _same(sample.id, heads * rows),
+        "task": _same(sample.task, heads * rows),
+        "selector": _same(result.label, heads * rows),
+        "target": _same(result.target, heads * rows),
+        "level": _same("token", heads * rows),
+        "length": np.full(heads * rows, record.length, np.int32),
+        "layer": np.full(heads * rows, record.layer, np.int32),
+        "head": np.repeat(np.arange(heads, dtype=np.int32), rows),
+        "position": np.tile(result.block.positions.numpy().astype(np.int32), heads),
+        "visible": np.tile(visible.astype(np.int32), heads),
+        "budget": np.full(heads * rows, result.budget, np.int32),
+        "trivial": np.tile(visible <= result.budget, heads),
+    }
+    for name, numbers in result.numbers.items():
+        columns[name] = numbers.to(torch.float32).reshape(-1).numpy()
+    for name, value in result.cost.items():
+        columns[name] = np.full(heads * rows, value, np.float64)
+    return pa.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
+
+
+def _same(value: str, count: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), [value])
+
+
+def check_budgets(budgets: Sequence[int], longest: int) -> tuple[int, ...]:
+    """The budgets in increasing order, each once. Raises InputError for an impossible one."""
+    for budget in budgets:
+        if budget < 1:
+            raise InputError(f"--budget {budget}: a selector needs at least one key per query")
+        if budget > longest:
+            raise InputError(
+                f"--budget {budget} is over the {longest} keys of the longest sample: every row "
+                "would be trivial; ask for less"
+            )
+    return tuple(sorted(set(budgets)))

@@ -1,0 +1,123 @@
+"""What a selector is: settings that fit a record, and a ranker that answers any budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from indexer_kernels.topk import topk
+from indexer_lab.errors import InputError
+from indexer_probes.records import LayerRecord
+
+Support = Tensor
+"""int64 [set, query, budget]: key positions, -1 pads at the end; one set serves all heads, or one
+set a query head."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What selecting costs for one query of one layer, all heads together.
+
+    bytes_read:    bytes of keys, codes or tables read to rank every visible key.
+    multiply_adds: multiply-adds of the same, whatever their precision.
+    """
+
+    bytes_read: float
+    multiply_adds: float
+
+
+class Ranker(Protocol):
+    """A selector fitted to one record."""
+
+    def top(self, budget: int) -> Support:
+        """The positions picked for every stored query at this budget (1 <= budget)."""
+        ...
+
+    def scores(self, rows: slice) -> Tensor | None:
+        """float32 [set, row, key], the selector's own scores with hidden keys at -inf; None when
+        the selector ranks without scoring every key."""
+        ...
+
+
+class Selector(Protocol):
+    """Frozen settings. `fit` may read the whole record but never the exact answer's support."""
+
+    def fit(self, record: LayerRecord) -> Ranker: ...
+
+    def cost(self, record: LayerRecord, budget: int) -> Cost: ...
+
+
+class ScoreRanker:
+    """Ranks by a score of every key; ranks once at the largest budget asked so far.
+
+    score: maps a slice of query rows to float32 [set, row, key], nothing masked.
+    sets:  1 when all heads share the selection, else the number of query heads.
+    """
+
+    def __init__(self, record: LayerRecord, score: Callable[[slice], Tensor], sets: int):
+        self.record = record
+        self.score = score
+        self.sets = sets
+        self._ranked: Support | None = None
+
+    def scores(self, rows: slice) -> Tensor:
+        hidden = ~self.record.visible(rows)
+        return self.score(rows).masked_fill(hidden, float("-inf"))
+
+    def top(self, budget: int) -> Support:
+        if self._ranked is None or self._ranked.shape[-1] < budget:
+            self._ranked = self._rank(budget)
+        return self._ranked[..., :budget]
+
+    def _rank(self, budget: int) -> Support:
+        parts = [topk(self.scores(rows), budget)[1] for rows in self.record.chunks()]
+        return torch.cat(parts, dim=1)
+
+
+class NativeRanker:
+    """Hands out a selection that already exists: its first `budget` places, in their order."""
+
+    def __init__(self, support: Support):
+        self.support = support
+
+    def scores(self, rows: slice) -> None:
+        return None
+
+    def top(self, budget: int) -> Support:
+        stored = self.support.shape[-1]
+        if budget > stored:
+            raise InputError(
+                f"budget {budget} is over the {stored} positions that were recorded per query; "
+                f"ask for at most {stored}"
+            )
+        return self.support[..., :budget]
+
+
+def pad(support: Support, budget: int) -> Support:
+    """The support with -1 pads up to `budget` places."""
+    return torch.nn.functional.pad(support, (0, budget - support.shape[-1]), value=-1)
+
+
+def need_indexer(record: LayerRecord, selector: str) -> None:
+    """Raises InputError when a selector wants index tensors that this capture does not hold."""
+    if record.indexer is None:
+        raise InputError(
+            f"selector {selector!r} needs indexer tensors, and layer {record.layer} of this "
+            "capture has none: its model has no native indexer; choose a selector of the main queries and "
+            "keys instead"
+        )
+
+
+def bytes_per_key(record: LayerRecord) -> float:
+    """Bytes that one token's keys take in this layer, all key heads together, as stored."""
+    stored = record.keys
+    per_key = sum(
+        tensor.numel() * tensor.element_size() / record.length
+        for name, tensor in vars(stored).items()
+        if name in ("plain_keys", "latent", "rope")
+    )
+    return float(per_key)

@@ -1,0 +1,46 @@
+"""The exact top-k of a target: the ceiling that every other selector is held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from indexer_lab.selectors.base import Cost, Ranker, ScoreRanker, Support, bytes_per_key
+from indexer_lab.targets import Target, target
+from indexer_probes.records import LayerRecord
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The exact top-k of a target: reads every key, misses none."""
+
+    target: str = "per_head"
+
+    def fit(self, record: LayerRecord) -> Ranker:
+        goal = target(self.target)
+        if goal.by_budget:
+            return _EveryBudget(record, goal)
+        return ScoreRanker(record, lambda rows: goal.chunk(record, rows, 1), goal.sets(record))
+
+    def cost(self, record: LayerRecord, budget: int) -> Cost:
+        """All keys once in the stored dtype; one multiply-add a head, key and dimension."""
+        dim = record.queries.shape[-1]
+        return Cost(
+            bytes_read=bytes_per_key(record) * record.length,
+            multiply_adds=float(record.heads * record.length * dim),
+        )
+
+
+@dataclass(frozen=True)
+class _EveryBudget:
+    """A target whose values change with the budget is ranked anew for each."""
+
+    record: LayerRecord
+    goal: Target
+
+    def scores(self, rows: slice) -> Tensor | None:
+        return None
+
+    def top(self, budget: int) -> Support:
+        return self.goal.top(self.record, budget)

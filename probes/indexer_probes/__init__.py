@@ -1,0 +1,1 @@
+"""A transformers model in, layer records out. Import the submodule you need."""
