@@ -19,7 +19,6 @@ from indexer_lab.targets import Target, target
 from indexer_probes.records import LayerRecord
 
 BASELINES = ("exact", "random", "sink_recent")
-BLOCK_BYTES = 16 << 20  # the measures hold some ten arrays of a block's size at a time
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def _results(record: LayerRecord, goal: Target, question: Question) -> Iterator[
     largest = max(question.budgets)
     for ranker in rankers.values():
         ranker.top(largest)  # ranks once; the smaller budgets below read the same ranking
-    for rows in record.chunks(chunk_bytes=BLOCK_BYTES):
+    for rows in record.chunks():
         block = Block(record, rows)
         ground = Ground(block, goal, largest)
         facts = {name: fact(block) for name, fact in FACTS.items()}

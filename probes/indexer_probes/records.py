@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 64 << 20  # a float32 [head, row, key] block stays under this
+CHUNK_BYTES = 16 << 20  # a float32 [head, row, key] block stays under this
 
 
 class RecordError(ValueError):
@@ -243,10 +243,12 @@ class LayerRecord:
         grouped = picked.reshape(kv_heads, head // kv_heads * row, dim)
         return (grouped @ keys.float().mT).view(head, row, keys.shape[1])
 
-    def chunks(self, sets: int | None = None, chunk_bytes: int = CHUNK_BYTES) -> Iterator[slice]:
-        """Row slices whose float32 [sets, row, key] block stays under `chunk_bytes`."""
+    def chunks(self, sets: int | None = None) -> Iterator[slice]:
+        """Row slices whose float32 [sets, row, key] block stays under CHUNK_BYTES; sets defaults to
+        the query heads. The slices depend on the record alone, so that two who compute the same
+        logits compute the same bits."""
         per_row = 4 * (sets or self.heads) * max(self.length, 1)
-        step = max(1, chunk_bytes // per_row)
+        step = max(1, CHUNK_BYTES // per_row)
         for start in range(0, self.rows, step):
             yield slice(start, min(start + step, self.rows))
 

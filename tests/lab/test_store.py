@@ -77,10 +77,13 @@ def test_force_never_empties_a_folder_that_is_not_ours(tmp_path):
 
 
 def test_nothing_half_written_counts(tmp_path):
-    path = tmp_path / "part"
-    with pytest.raises(RuntimeError, match="stopped"), written(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("stopped")
+    def half(path):
+        with written(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        half(tmp_path / "part")
     assert list(tmp_path.iterdir()) == []
 
 
