@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 from click.testing import CliRunner
+
 from indexer_lab.cli import main
 from indexer_lab.store.capture import open_capture
 from indexer_lab.store.scores import open_scores
