@@ -38,37 +38,56 @@ class Plan:
     witnesses: int
 
 
-def encode(prompts: list[Prompt], tokenizer: Any, limit: int | None) -> list[Encoded]:
-    """Token ids for each prompt. limit: the model's longest input in tokens, None if unbounded.
+@dataclass(frozen=True)
+class Limits:
+    """What a model can read: ids below `vocabulary`, at most `length` tokens (None: unbounded)."""
 
-    Raises InputError for a prompt over the limit, an id outside the vocabulary, an empty prompt, or
-    text without a tokenizer.
+    vocabulary: int
+    length: int | None
+
+
+def limits_of(model: Any) -> Limits:
+    """The limits that a transformers model's configuration states."""
+    config = model.config.get_text_config()
+    return Limits(config.vocab_size, getattr(config, "max_position_embeddings", None))
+
+
+def encode(prompts: list[Prompt], tokenizer: Any, limits: Limits) -> list[Encoded]:
+    """Token ids for each prompt; the tokenizer may be None when every prompt comes as ids.
+
+    Raises InputError for a prompt over the limit, an id outside the vocabulary, and a text that
+    becomes no token.
     """
-    return [_encode(prompt, tokenizer, limit) for prompt in prompts]
+    return [_encode(prompt, tokenizer, limits) for prompt in prompts]
 
 
-def _encode(prompt: Prompt, tokenizer: Any, limit: int | None) -> Encoded:
+def _encode(prompt: Prompt, tokenizer: Any, limits: Limits) -> Encoded:
     needles: list[list[int]] = []
     if prompt.input_ids is not None:
         ids = prompt.input_ids
-    elif tokenizer is None:
-        raise InputError(
-            f"prompt {prompt.id!r} is text and the model has no tokenizer; give 'input_ids' instead"
-        )
     else:
         encoded = tokenizer(prompt.text, return_offsets_mapping=bool(prompt.needles))
         ids = encoded["input_ids"]
         if prompt.needles:
             needles = [_tokens(span, encoded["offset_mapping"]) for span in prompt.needles]
-    if not ids:
-        raise InputError(f"prompt {prompt.id!r} has no tokens")
-    if limit is not None and len(ids) > limit:
-        raise InputError(
-            f"prompt {prompt.id!r} has {len(ids)} tokens and the model takes {limit}: shorten "
-            "it, or leave it out"
-        )
+    _check_ids(prompt.id, ids, limits)
     info = SampleInfo(prompt.id, prompt.task, len(ids), prompt.answer, needles)
     return Encoded(torch.tensor(ids, dtype=torch.int64), info)
+
+
+def _check_ids(identifier: str, ids: list[int], limits: Limits) -> None:
+    if not ids:
+        raise InputError(f"prompt {identifier!r} has no tokens")
+    if max(ids) >= limits.vocabulary:
+        raise InputError(
+            f"prompt {identifier!r} has token id {max(ids)} and the model knows ids 0 to "
+            f"{limits.vocabulary - 1}: were these ids made by another tokenizer?"
+        )
+    if limits.length is not None and len(ids) > limits.length:
+        raise InputError(
+            f"prompt {identifier!r} has {len(ids)} tokens and the model takes {limits.length}: "
+            "shorten it, or leave it out"
+        )
 
 
 def _tokens(span: tuple[int, int], offsets: list[tuple[int, int]]) -> list[int]:

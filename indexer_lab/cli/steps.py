@@ -49,12 +49,13 @@ def capture_step(
 
     place = resolve(model)
     torch.manual_seed(seed)
+    tokenizer = None
+    if asked is None or any(prompt.text is not None for prompt in asked):
+        tokenizer = load_tokenizer(place, revision, trust_remote_code)
     loaded = load_model(place, revision, dtype, device, trust_remote_code)
-    tokenizer = load_tokenizer(place, revision, trust_remote_code)
     if asked is None:
         asked = built_in(tasks, tokenizer, length, samples, seed)[:limit]
-    longest = getattr(loaded.config.get_text_config(), "max_position_embeddings", None)
-    encoded = capturing.encode(asked, tokenizer, longest)
+    encoded = capturing.encode(asked, tokenizer, capturing.limits_of(loaded))
     chosen = capturing.layers_of(loaded, layers)
     plan = capturing.Plan(chosen, rule, positions, values, witnesses)
     facts = capturing.manifest(loaded, model, revision, encoded, plan, seed)
