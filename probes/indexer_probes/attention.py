@@ -1,0 +1,132 @@
+"""The attention that runs while a probe listens: the model's own result, bounded in memory.
+
+A layer without window, sinks or native selection takes torch's fast path with no mask at all. The
+others go over the queries in chunks, so that no [query, key] mask or weight matrix of the whole
+sequence exists.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from indexer_probes.errors import ProbeError
+from indexer_probes.families import AttentionCall
+from indexer_probes.families.base import Attention
+from indexer_probes.records import CHUNK_BYTES, MaskRule, Witness
+
+
+def attend(call: AttentionCall, rule: MaskRule) -> Tensor:
+    """The attention output [1, query, head, value_dim] of one call under its mask rule."""
+    if _is_plain(call, rule):
+        return _sdpa(call, slice(None), slice(None), None)
+    part = _sdpa if rule.sinks is None else _eager_output  # sdpa knows no sinks
+    outputs = []
+    for rows, positions in _chunks(call, rule):
+        keys = _span(positions, rule)
+        outputs.append(part(call, rows, keys, allowed(call, rule, positions, keys)))
+    return torch.cat(outputs, dim=1)
+
+
+def witness(call: AttentionCall, rule: MaskRule, positions: Tensor, count: int) -> Witness | None:
+    """The model's own eager weights at up to `count` of these positions, spread over them.
+
+    positions: int64 [query], those that the record keeps. None when count or positions are empty.
+    """
+    if count < 1 or not len(positions):
+        return None
+    rows = spread(len(positions), count).to(positions.device)
+    picked, every_key = positions[rows], slice(0, call.length)
+    with torch.no_grad():
+        mask = allowed(call, rule, picked, every_key)
+        _, weights = _eager(call, picked - call.first, every_key, mask)
+    return Witness(rows, weights[0].float())
+
+
+def allowed(call: AttentionCall, rule: MaskRule, positions: Tensor, keys: slice) -> Tensor:
+    """bool [position, key of the slice]: what these queries attend to, selection included."""
+    seen = rule.visible(positions - keys.start, keys.stop - keys.start)
+    if call.indices is None:
+        return seen
+    selected = call.indices[0, positions - call.first].long()  # (position, k)
+    picked = seen.new_zeros(len(positions), call.length).scatter_(1, selected, True)
+    return seen & picked[:, keys]
+
+
+def spread(total: int, count: int) -> Tensor:
+    """int64 [min(total, count)]: that many of 0..total-1, first and last among them."""
+    return torch.linspace(0, total - 1, min(total, count)).round().long()
+
+
+def eager_function(attention: Attention) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The eager attention of the module's own modeling file. Raises ProbeError without one."""
+    eager = getattr(sys.modules[type(attention).__module__], "eager_attention_forward", None)
+    if eager is None:
+        raise ProbeError(
+            f"{type(attention).__name__} does not go through transformers' attention interface, so "
+            "its queries and keys cannot be read; use the model code that ships with transformers"
+        )
+    return eager
+
+
+def _is_plain(call: AttentionCall, rule: MaskRule) -> bool:
+    everything_seen = rule.window is None or call.length <= rule.window
+    aligned = call.first == 0 or call.rows == 1  # else is_causal would align the wrong corner
+    return call.indices is None and rule.sinks is None and everything_seen and aligned
+
+
+def _chunks(call: AttentionCall, rule: MaskRule) -> Iterator[tuple[slice, Tensor]]:
+    """Row slices and their positions, such that a float32 [head, row, key] block stays small."""
+    span = call.length if rule.window is None else min(call.length, 2 * rule.window)
+    step = max(16, CHUNK_BYTES // (4 * call.queries.shape[1] * span))
+    if rule.window is not None:
+        step = min(step, max(16, rule.window))  # a longer chunk would only widen the span
+    for start in range(0, call.rows, step):
+        stop = min(start + step, call.rows)
+        device = call.queries.device
+        yield slice(start, stop), torch.arange(start, stop, device=device) + call.first
+
+
+def _span(positions: Tensor, rule: MaskRule) -> slice:
+    """The keys that any of these consecutive positions may see."""
+    first, last = int(positions[0]), int(positions[-1])
+    return slice(0 if rule.window is None else max(0, first - rule.window + 1), last + 1)
+
+
+def _sdpa(call: AttentionCall, rows: slice, keys: slice, mask: Tensor | None) -> Tensor:
+    output: Tensor
+    output, _ = sdpa_attention_forward(
+        call.attention,
+        call.queries[:, :, rows],
+        call.keys[:, :, keys],
+        call.values[:, :, keys],
+        None if mask is None else mask[None, None],
+        scaling=call.scale,
+    )
+    return output
+
+
+def _eager_output(call: AttentionCall, rows: slice, keys: slice, mask: Tensor) -> Tensor:
+    return _eager(call, rows, keys, mask)[0]
+
+
+def _eager(
+    call: AttentionCall, rows: slice | Tensor, keys: slice, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Output [1, row, head, value_dim] and weights [1, head, row, key] of the model's own code."""
+    lowest = torch.finfo(call.queries.dtype).min
+    bias = torch.zeros_like(mask, dtype=call.queries.dtype).masked_fill_(~mask, lowest)
+    return eager_function(call.attention)(
+        call.attention,
+        call.queries[:, :, rows],
+        call.keys[:, :, keys],
+        call.values[:, :, keys],
+        bias[None, None],
+        scaling=call.scale,
+        dropout=0.0,
+        **call.extra,
+    )

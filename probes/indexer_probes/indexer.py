@@ -1,0 +1,248 @@
+"""Takes an indexer's operands from its own multiplications, and proves how they make the scores.
+
+Every DSA indexer in transformers computes one score product q [1, query, head, dim] x
+k^T [1, 1, dim, unit], something elementwise, one product with the head weights, and one topk over
+the finished scores. A TorchFunctionMode sees these calls with their real operands, so that RoPE
+layout, norms and casts are the model's and nothing is derived a second time.
+
+The same mode answers the products some rows at a time: the score product returns a tensor without
+storage, the elementwise steps on it are noted, and the head product replays them on row chunks.
+Each row is computed by the same calls on the same operands, and [query, head, unit] never exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from indexer_probes.attention import spread
+from indexer_probes.errors import ProbeError
+from indexer_probes.records import CHUNK_BYTES, IndexerRecord
+
+MATMULS = {torch.matmul, Tensor.matmul, Tensor.__matmul__}
+TOPKS = {torch.topk, Tensor.topk}
+ELEMENTWISE = {"mul", "__mul__", "__rmul__", "mul_", "div", "__truediv__", "relu", "relu_", "float"}
+PROOF_ROWS = 16
+TOLERANCE = 1e-3  # of a row's largest score; covers another summing order and TF32
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What an indexer multiplied and chose.
+
+    queries:  [1, query, index_head, dim], keys: [1, 1, dim, unit], weights: [1, query, 1, head].
+    finished: [1, query, unit], the scores that topk saw, masked as the model masks them.
+    selected: int64 [1, query, k], what topk returned.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    weights: Tensor
+    finished: Tensor
+    selected: Tensor
+
+
+class PostponedScores:
+    """Per-head scores that an indexer asked for and that are computed only row by row.
+
+    stand_in: [1, query, head, unit] without storage; the indexer handles it in their place.
+    """
+
+    def __init__(self, queries: Tensor, keys: Tensor):
+        self.queries = queries
+        self.keys = keys
+        shape = (*queries.shape[:-1], keys.shape[-1])
+        self.stand_in = torch.empty(shape, dtype=queries.dtype, device="meta")
+        self._steps: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+
+    def note(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
+    ) -> bool:
+        """Remembers one step on the scores; False when it cannot be done row by row."""
+        others = [arg for arg in args if arg is not self.stand_in]
+        whole = any(isinstance(other, Tensor) and other.ndim for other in others)
+        if func.__name__ not in ELEMENTWISE or whole or len(others) == len(args):
+            return False
+        self._steps.append((func, args, kwargs))
+        self.stand_in = result
+        return True
+
+    def rows(self, rows: slice) -> Tensor:
+        """[1, row, head, unit]: the scores of these rows, all noted steps taken."""
+        scores = torch.matmul(self.queries[:, rows], self.keys)
+        for func, args, kwargs in self._steps:
+            real = [scores if isinstance(arg, Tensor) and arg.is_meta else arg for arg in args]
+            scores = func(*real, **kwargs)
+        return scores
+
+    def chunks(self) -> Iterator[slice]:
+        """Row slices whose scores stay under CHUNK_BYTES."""
+        _, rows, heads, units = self.stand_in.shape
+        step = max(1, CHUNK_BYTES // (4 * heads * units))
+        for start in range(0, rows, step):
+            yield slice(start, start + step)
+
+
+class IndexerWatch(TorchFunctionMode):
+    """Entered around one forward of one indexer module; `operands()` afterwards.
+
+    Raises ProbeError, inside the forward, where the indexer does not follow the pattern above.
+    """
+
+    def __init__(self, layer: int):
+        super().__init__()
+        self.layer = layer
+        self._scores: PostponedScores | None = None
+        self._weights: Tensor | None = None
+        self._choice: tuple[Tensor, Tensor] | None = None
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        scores = self._scores
+        if scores is not None and any(arg is scores.stand_in for arg in (*args, *kwargs.values())):
+            if func in MATMULS and args[1] is scores.stand_in:
+                return self._weigh(args[0], scores)
+            return self._postpone(scores, func, args, kwargs)
+        if func in MATMULS and _is_score_product(*args):
+            return self._multiply(*args)
+        if func in TOPKS:
+            return self._choose(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def operands(self) -> Operands:
+        """Raises ProbeError when one of the three calls was never seen."""
+        if self._scores is None:
+            raise self._refuse("it made no product of queries and keys that looks like one")
+        if self._weights is None:
+            raise self._refuse("it made no product of head weights and scores")
+        if self._choice is None:
+            raise self._refuse("it called no topk over the finished scores")
+        return Operands(self._scores.queries, self._scores.keys, self._weights, *self._choice)
+
+    def _multiply(self, queries: Tensor, keys: Tensor) -> Tensor:
+        if self._scores is not None:
+            raise self._refuse("it multiplied queries and keys twice")
+        self._scores = PostponedScores(queries.detach(), keys.detach())
+        return self._scores.stand_in
+
+    def _postpone(
+        self, scores: PostponedScores, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and not scores.note(func, args, kwargs, result):
+            raise self._refuse(
+                f"between its two products it calls {func.__name__}, which is not known to work "
+                "row by row"
+            )
+        return result  # not a tensor: a shape, a dtype
+
+    def _weigh(self, weights: Tensor, scores: PostponedScores) -> Tensor:
+        if self._weights is not None:
+            raise self._refuse("it multiplied with head weights twice")
+        self._weights = weights.detach()
+        shape = (*weights.shape[:-1], scores.stand_in.shape[-1])
+        finished = torch.empty(shape, dtype=scores.stand_in.dtype, device=weights.device)
+        for rows in scores.chunks():
+            finished[:, rows] = torch.matmul(weights[:, rows], scores.rows(rows))
+        return finished
+
+    def _choose(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._choice is not None:
+            raise self._refuse("it called topk twice")
+        result = func(*args, **kwargs)
+        self._choice = args[0].detach(), result[1]
+        return result
+
+    def _refuse(self, reason: str) -> ProbeError:
+        return ProbeError(f"layer {self.layer}: the indexer cannot be read: {reason}")
+
+
+def index_record(
+    operands: Operands, indexer: nn.Module, rows: Tensor, positions: Tensor, layer: int
+) -> IndexerRecord:
+    """The record of these query rows, its scale and activation proved on the model's own scores.
+
+    rows:      int64 [query], rows of this forward; positions: int64 [query], their tokens.
+    Raises ProbeError on NaN, and when no known variant reproduces the finished scores.
+    """
+    dtype = next(indexer.parameters()).dtype
+    record = IndexerRecord(
+        queries=_compact(operands.queries[0, rows].transpose(0, 1), dtype),
+        keys=_compact(operands.keys[0, 0].mT, dtype),
+        weights=operands.weights[0, rows, 0].float(),
+        scale=1.0,
+        native=_native(operands.selected[:, rows].long(), positions),
+    )
+    for name in ("queries", "keys", "weights"):
+        if not bool(getattr(record, name).isfinite().all()):
+            raise ProbeError(f"layer {layer}: the indexer's {name} hold NaN or infinity")
+    return _settle(record, indexer, operands.finished[0], rows, positions, layer)
+
+
+def _settle(
+    record: IndexerRecord,
+    indexer: nn.Module,
+    finished: Tensor,
+    rows: Tensor,
+    positions: Tensor,
+    layer: int,
+) -> IndexerRecord:
+    """The record in the first known variant whose scores equal the finished ones."""
+    proof = spread(len(rows), PROOF_ROWS).to(rows.device)
+    truth = finished[rows[proof]].float()
+    visible = torch.arange(record.units, device=rows.device) <= positions[proof, None]
+    tried = []
+    for variant in _variants(record, indexer):
+        error = _worst(variant.scores(proof), truth, visible)
+        if error <= TOLERANCE:
+            return variant
+        tried.append(f"scale {variant.scale:.4g} with {variant.activation} (off by {error:.1%})")
+    raise ProbeError(
+        f"layer {layer}: no known form of the index score gives the model's own scores; tried "
+        + ", ".join(tried)
+    )
+
+
+def _variants(record: IndexerRecord, indexer: nn.Module) -> Iterator[IndexerRecord]:
+    scales = [getattr(indexer, "softmax_scale", None), 1.0, record.queries.shape[-1] ** -0.5]
+    for activation in ("relu", "none"):
+        for scale in dict.fromkeys(float(scale) for scale in scales if scale is not None):
+            yield IndexerRecord(
+                record.queries, record.keys, record.weights, scale, record.native, activation
+            )
+
+
+def _worst(scores: Tensor, truth: Tensor, visible: Tensor) -> float:
+    """Largest difference over the visible keys, as a share of its row's largest true score."""
+    gap = (scores - truth).abs().masked_fill_(~visible, 0.0).amax(-1)
+    size = truth.abs().masked_fill_(~visible, 0.0).amax(-1)
+    return float((gap / size.clamp(min=1e-30)).max())
+
+
+def _native(selected: Tensor, positions: Tensor) -> Tensor:
+    """The selection in the model's order, with what a query cannot see turned to -1 at the end."""
+    hidden = selected > positions[:, None]
+    order = hidden.int().argsort(dim=-1, stable=True)
+    return selected.masked_fill(hidden, -1).gather(-1, order)
+
+
+def _compact(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """An own contiguous copy, in the model's dtype where the cast back loses nothing."""
+    small = tensor.detach().to(dtype)
+    exact = torch.equal(small.to(tensor.dtype), tensor)
+    return (small if exact else tensor.detach()).clone(memory_format=torch.contiguous_format)
+
+
+def _is_score_product(left: Tensor, right: Tensor) -> bool:
+    return left.ndim == 4 and right.ndim == 4 and right.shape[1] == 1

@@ -1,0 +1,285 @@
+"""Switches a model to the probing attention, and back exactly as it was.
+
+One session serves all captures that are open on one model: the first installs it, the last
+removes it. What a session touches is the attention name in the model's configurations, forward
+hooks on the modules that a family listens to, and two entries in transformers' tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+from transformers.masking_utils import (
+    ALL_MASK_ATTENTION_FUNCTIONS,
+    causal_mask_function,
+    sdpa_mask,
+)
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from indexer_probes.attention import attend, eager_function, spread
+from indexer_probes.errors import ProbeError
+from indexer_probes.families import AttentionCall, Family, family_of
+from indexer_probes.families.base import Attention
+from indexer_probes.indexer import IndexerWatch, Operands
+
+NAME = "indexer_probes"
+_CONFIG_KEY = "_attn_implementation_internal"
+_ABSENT = object()
+_SESSIONS: list[Session] = []
+
+
+class Listener(Protocol):
+    """Takes a layer's call while the layer runs; `layers` says which it wants."""
+
+    layers: tuple[int, ...]
+
+    def take(
+        self, call: AttentionCall, layer: int, heard: dict[str, Tensor], operands: Operands | None
+    ) -> None: ...
+
+
+class Session:
+    """A model under probes: its attention modules by layer, and who listens."""
+
+    def __init__(self, model: nn.Module, family: Family, layers: dict[nn.Module, int]):
+        self.model = model
+        self.family = family
+        self.layers = layers
+        self.listeners: list[Listener] = []
+        self._undo = ExitStack()
+        self._heard: dict[int, dict[str, Tensor]] = {}
+        self._entered: dict[int, IndexerWatch] = {}
+        self._watched: dict[int, IndexerWatch] = {}
+
+    def join(self, listener: Listener) -> None:
+        """Adds a listener; the first one switches the model over."""
+        if not self.listeners:
+            self._undo.enter_context(self._installed())
+        self.listeners.append(listener)
+
+    def leave(self, listener: Listener) -> None:
+        """Removes a listener; the last one switches the model back."""
+        self.listeners.remove(listener)
+        if not self.listeners:
+            self._undo.close()
+
+    @contextmanager
+    def _installed(self) -> Iterator[None]:
+        """The model attends through this session inside the body, and as before after it."""
+        with ExitStack() as undo:
+            _SESSIONS.append(self)
+            undo.callback(_SESSIONS.remove, self)
+            undo.enter_context(_registered())
+            for attention, layer in self.layers.items():
+                self._listen(attention, layer, undo)
+            for config in _configs(self.model):
+                undo.callback(_restore, config, config.__dict__.get(_CONFIG_KEY, _ABSENT))
+                setattr(config, _CONFIG_KEY, NAME)
+            yield
+
+    def hear(self, call: AttentionCall) -> None:
+        """Hands one attention call to the listeners of its layer, in the order they came."""
+        layer = self.layers[call.attention]
+        heard, watch = self._heard.pop(layer, {}), self._watched.pop(layer, None)
+        listeners = [each for each in self.listeners if layer in each.layers]
+        operands = watch.operands() if watch is not None and listeners else None
+        for listener in listeners:
+            listener.take(call, layer, heard, operands)
+
+    def _listen(self, attention: Attention, layer: int, undo: ExitStack) -> None:
+        for name, module in self.family.overheard(attention).items():
+            hook = module.register_forward_hook(self._hearing(layer, name))
+            undo.callback(hook.remove)
+        indexer = self.family.indexer(attention)
+        if indexer is None:
+            return
+        undo.callback(indexer.register_forward_pre_hook(self._entering(layer)).remove)
+        hook = indexer.register_forward_hook(self._leaving(layer), always_call=True)
+        undo.callback(hook.remove)
+
+    def _hearing(self, layer: int, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            if any(layer in each.layers for each in self.listeners):
+                self._heard.setdefault(layer, {})[name] = output.detach()
+
+        return hook
+
+    def _entering(self, layer: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any) -> None:
+            watch = self._entered[layer] = IndexerWatch(layer)
+            watch.__enter__()  # type: ignore[no-untyped-call]
+
+        return hook
+
+    def _leaving(self, layer: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            watch = self._entered.pop(layer, None)
+            if watch is not None:  # an earlier pre-hook may have raised before ours ran
+                watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+                self._watched[layer] = watch
+
+        return hook
+
+
+def attention_layers(model: nn.Module) -> dict[nn.Module, int]:
+    """The model's attention modules and their layer numbers, first layer first.
+
+    Raises ProbeError when there are none, or when one bypasses transformers' attention interface.
+    """
+    found: dict[nn.Module, int] = {
+        module: layer
+        for module in model.modules()
+        if isinstance(layer := getattr(module, "layer_idx", None), int)
+        and hasattr(module, "o_proj")
+    }
+    if not found:
+        raise ProbeError(f"{type(model).__name__} holds no attention layer with a layer number")
+    for attention in found:
+        eager_function(attention)
+    return found
+
+
+def session_of(model: nn.Module) -> Session:
+    """The session open on this model, or a new one. Raises ProbeError for what has no probe."""
+    config = getattr(model, "config", None)
+    if not isinstance(config, PretrainedConfig):
+        raise ProbeError(f"{type(model).__name__} is no transformers model: it has no config")
+    family = family_of(config.model_type)
+    layers = attention_layers(model)
+    for session in _SESSIONS:
+        if session.layers.keys() == layers.keys():
+            return session
+    for attention, layer in layers.items():
+        if reason := family.refusal(attention):
+            raise ProbeError(f"layer {layer} cannot be captured: {reason}")
+    return Session(model, family, layers)
+
+
+def probing_attention(
+    module: Attention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    indices: Tensor | None = None,
+    **extra: Any,
+) -> tuple[Tensor, None]:
+    """The attention function under our name: tells the session, then computes the output."""
+    if query.shape[0] != 1:
+        raise ProbeError(_one_sequence(query.shape[0]))
+    if dropout:
+        raise ProbeError(f"attention dropout {dropout} is on; call model.eval() before capturing")
+    family = family_of(module.config.model_type)
+    call = AttentionCall(module, query, key, value, scaling, indices, extra)
+    rule = family.mask(module)
+    if attention_mask is not None:
+        _expect_rule(call, attention_mask)
+    for session in _SESSIONS:
+        if module in session.layers:
+            session.hear(call)
+    return attend(call, rule), None
+
+
+def probing_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int | Tensor = 0,
+    kv_offset: int | Tensor = 0,
+    mask_function: Callable[..., Any] = causal_mask_function,
+    attention_mask: Tensor | None = None,
+    allow_is_causal_skip: bool = True,
+    config: PretrainedConfig | None = None,
+    device: torch.device | str = "cpu",
+    **extra: Any,
+) -> Tensor | None:
+    """The mask function under our name: refuses what a mask rule cannot say; mostly no mask.
+
+    returns: None, or bool [1, 1, query, key] for a family that reads its mask.
+    """
+    if batch_size != 1:
+        raise ProbeError(_one_sequence(batch_size))
+    if int(kv_offset) or int(q_offset) + q_length != kv_length:
+        held = f"keys {int(kv_offset)} to {int(kv_offset) + kv_length - 1}"
+        raise ProbeError(
+            f"the cache holds {held} for queries up to {int(q_offset) + q_length - 1}; a capture "
+            "needs every earlier key and no empty slot: pass use_cache=False, or a DynamicCache "
+            "made without the configuration so that it drops nothing"
+        )
+    if attention_mask is not None and not bool(attention_mask.all()):
+        raise ProbeError("attention_mask holds zeros: capture one sequence at a time, no padding")
+    reads_mask = config is not None and family_of(config.model_type).reads_mask
+    custom = mask_function is not causal_mask_function if reads_mask else not allow_is_causal_skip
+    if custom:
+        raise ProbeError("packed sequences or a custom mask: capture one plain sequence at a time")
+    if not reads_mask:
+        return None
+    mask: Tensor | None = sdpa_mask(
+        batch_size,
+        q_length,
+        kv_length,
+        q_offset=int(q_offset),
+        mask_function=mask_function,
+        allow_is_causal_skip=False,
+        device=device,
+    )
+    return mask
+
+
+def _expect_rule(call: AttentionCall, attention_mask: Tensor) -> None:
+    """Raises ProbeError when a mask that somebody handed over differs from the family's rule."""
+    rule = family_of(call.attention.config.model_type).mask(call.attention)
+    rows = spread(call.rows, 4).to(call.queries.device)
+    seen = attention_mask[0, 0, rows]
+    seen = seen if seen.dtype == torch.bool else seen == 0
+    if seen.shape[-1] != call.length or not torch.equal(
+        seen, rule.visible(rows + call.first, call.length)
+    ):
+        raise ProbeError(
+            f"attention_mask {tuple(attention_mask.shape)} differs from the model's own causal "
+            "mask; pass none, or ones of shape [1, tokens]"
+        )
+
+
+def _one_sequence(batch: int) -> str:
+    return f"batch of {batch} sequences: a capture takes one sequence at a time"
+
+
+@contextmanager
+def _registered() -> Iterator[None]:
+    """Our functions stand in transformers' tables; what stood there before returns after."""
+    tables = [
+        (type(ALL_ATTENTION_FUNCTIONS)._global_mapping, probing_attention),
+        (type(ALL_MASK_ATTENTION_FUNCTIONS)._global_mapping, probing_mask),
+    ]
+    before = [table.get(NAME, _ABSENT) for table, _ in tables]
+    try:
+        for table, function in tables:
+            table[NAME] = function
+        yield
+    finally:
+        for (table, _), old in zip(tables, before, strict=True):
+            if old is _ABSENT:
+                table.pop(NAME, None)
+            else:
+                table[NAME] = old
+
+
+def _configs(model: nn.Module) -> list[PretrainedConfig]:
+    """Every distinct configuration that a module of this model reads."""
+    found = (getattr(module, "config", None) for module in model.modules())
+    return list({id(each): each for each in found if isinstance(each, PretrainedConfig)}.values())
+
+
+def _restore(config: PretrainedConfig, before: Any) -> None:
+    if before is _ABSENT:
+        config.__dict__.pop(_CONFIG_KEY, None)
+    else:
+        setattr(config, _CONFIG_KEY, before)
