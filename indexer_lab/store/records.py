@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from indexer_probes.records import (
     LayerRecord,
     MaskRule,
     PlainKeys,
-    RecordError,
     Witness,
 )
 
@@ -46,8 +46,8 @@ def load(sample_path: Path, layer_path: Path) -> LayerRecord:
     if layer_path.exists():
         tensors |= _read(layer_path)[0]
     try:
-        return _build(tensors, metadata)
-    except (KeyError, RecordError, ValueError) as error:
+        return _build(tensors, json.loads(metadata["record"]))
+    except (KeyError, TypeError, ValueError) as error:  # RecordError is a ValueError
         raise InputError(
             f"{sample_path} is not a whole layer record ({error}); capture it again"
         ) from error
@@ -69,28 +69,25 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _metadata(record: LayerRecord) -> dict[str, str]:
-    facts: dict[str, Any] = {
+    """What is no tensor, as one JSON value: safetensors writes several in an order of chance."""
+    indexer = record.indexer
+    facts = {
         "layer": record.layer,
-        "scale": record.scale.hex()
-        if isinstance(record.scale, float)
-        else float(record.scale).hex(),
-        "window": record.mask.window or "",
+        "scale": record.scale,
+        "window": record.mask.window,
+        "indexer": indexer and {"scale": indexer.scale, "activation": indexer.activation},
     }
-    if record.indexer is not None:
-        facts["indexer.scale"] = float(record.indexer.scale).hex()
-        facts["indexer.activation"] = record.indexer.activation
-    return {name: str(value) for name, value in facts.items()}
+    return {"record": json.dumps(facts, sort_keys=True)}
 
 
-def _build(tensors: dict[str, Tensor], facts: dict[str, str]) -> LayerRecord:
-    window = int(facts["window"]) if facts["window"] else None
+def _build(tensors: dict[str, Tensor], facts: dict[str, Any]) -> LayerRecord:
     return LayerRecord(
-        layer=int(facts["layer"]),
+        layer=facts["layer"],
         queries=tensors["queries"],
         keys=_keys(tensors),
         positions=tensors["positions"],
-        scale=float.fromhex(facts["scale"]),
-        mask=MaskRule(window, tensors.get("mask.sinks")),
+        scale=facts["scale"],
+        mask=MaskRule(facts["window"], tensors.get("mask.sinks")),
         indexer=_indexer(tensors, facts),
         witness=_witness(tensors),
     )
@@ -104,16 +101,16 @@ def _keys(tensors: dict[str, Tensor]) -> PlainKeys | LatentKeys:
     )
 
 
-def _indexer(tensors: dict[str, Tensor], facts: dict[str, str]) -> IndexerRecord | None:
+def _indexer(tensors: dict[str, Tensor], facts: dict[str, Any]) -> IndexerRecord | None:
     if "indexer.queries" not in tensors:
         return None
     return IndexerRecord(
         queries=tensors["indexer.queries"],
         keys=tensors["indexer.keys"],
         weights=tensors["indexer.weights"],
-        scale=float.fromhex(facts["indexer.scale"]),
+        scale=facts["indexer"]["scale"],
         native=tensors["indexer.native"],
-        activation=facts["indexer.activation"],
+        activation=facts["indexer"]["activation"],
         spans=tensors.get("indexer.spans"),
     )
 
