@@ -16,7 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall
-from indexer_probes.families.base import Attention
+from indexer_probes.families.base import Attention, own
 from indexer_probes.records import CHUNK_BYTES, MaskRule, Witness
 
 
@@ -44,7 +44,7 @@ def witness(call: AttentionCall, rule: MaskRule, positions: Tensor, count: int) 
     with torch.no_grad():
         mask = allowed(call, rule, picked, every_key)
         _, weights = _eager(call, picked - call.first, every_key, mask)
-    return Witness(rows, weights[0].float())
+    return Witness(rows, own(weights[0].float()))
 
 
 def allowed(call: AttentionCall, rule: MaskRule, positions: Tensor, keys: slice) -> Tensor:

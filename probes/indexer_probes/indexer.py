@@ -27,6 +27,7 @@ from indexer_probes.records import CHUNK_BYTES, IndexerRecord
 MATMULS = {torch.matmul, Tensor.matmul, Tensor.__matmul__}
 TOPKS = {torch.topk, Tensor.topk}
 ELEMENTWISE = {"mul", "__mul__", "__rmul__", "mul_", "div", "__truediv__", "relu", "relu_", "float"}
+QUESTIONS = {"__get__", "size", "dim", "is_floating_point"}  # about a tensor, not its values
 PROOF_ROWS = 16
 TOLERANCE = 1e-3  # of a row's largest score; covers another summing order and TF32
 
@@ -60,17 +61,17 @@ class PostponedScores:
         self.stand_in = torch.empty(shape, dtype=queries.dtype, device="meta")
         self._steps: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
 
-    def note(
-        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
-    ) -> bool:
-        """Remembers one step on the scores; False when it cannot be done row by row."""
+    def takes(self, func: Any, args: tuple[Any, ...]) -> bool:
+        """Whether a step on the scores is known to work on each row for itself."""
         others = [arg for arg in args if arg is not self.stand_in]
-        whole = any(isinstance(other, Tensor) and other.ndim for other in others)
-        if func.__name__ not in ELEMENTWISE or whole or len(others) == len(args):
-            return False
+        spread_out = any(isinstance(other, Tensor) and other.ndim for other in others)
+        return func.__name__ in ELEMENTWISE and not spread_out and len(others) < len(args)
+
+    def note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Remembers one step, and takes it on the stand-in."""
         self._steps.append((func, args, kwargs))
-        self.stand_in = result
-        return True
+        self.stand_in = func(*args, **kwargs)
+        return self.stand_in
 
     def rows(self, rows: slice) -> Tensor:
         """[1, row, head, unit]: the scores of these rows, all noted steps taken."""
@@ -139,13 +140,14 @@ class IndexerWatch(TorchFunctionMode):
     def _postpone(
         self, scores: PostponedScores, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        result = func(*args, **kwargs)
-        if isinstance(result, Tensor) and not scores.note(func, args, kwargs, result):
-            raise self._refuse(
-                f"between its two products it calls {func.__name__}, which is not known to work "
-                "row by row"
-            )
-        return result  # not a tensor: a shape, a dtype
+        if scores.takes(func, args):
+            return scores.note(func, args, kwargs)
+        if func.__name__ in QUESTIONS:
+            return func(*args, **kwargs)
+        raise self._refuse(
+            f"between its two products it calls {func.__name__}, which is not known to work row "
+            "by row"
+        )
 
     def _weigh(self, weights: Tensor, scores: PostponedScores) -> Tensor:
         if self._weights is not None:
