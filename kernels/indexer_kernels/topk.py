@@ -28,7 +28,7 @@ def topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if k < 1:
         raise KernelError(f"k = {k}: a top-k needs at least one place")
     keys = scores.shape[-1]
-    rows = scores.detach().reshape(-1, keys)
+    rows = scores.detach().reshape(scores.shape[:-1].numel(), keys)
     if rows.numel() and bool(rows.amax().isnan()):  # a maximum passes NaN on
         raise KernelError(
             "scores hold NaN: no order of keys exists; look for it in queries or keys"
