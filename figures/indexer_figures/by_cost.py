@@ -78,7 +78,7 @@ class ByCost:
         """
         scope = choose(scores, self.columns, choice)
         table = summarise(scope.rows, ["budget", "selector"], "recall", trivial=True)
-        costs = scope.rows[self.cost].astype(float).replace([np.inf, -np.inf], np.nan)
+        costs = scope.rows[self.cost].astype(float).replace([np.inf, -np.inf], np.nan).sort_values()
         table["cost"] = table["selector"].map(costs.groupby(scope.rows["selector"]).mean())
         table.loc[table["cost"] < 0, "cost"] = np.nan
         if not (table["cost"].notna() & (table["rows"] > 0)).any():

@@ -92,7 +92,7 @@ def choose(
     rows = _budget_rows(rows, choice, one_budget)
     is_trivial = rows["trivial"].to_numpy(bool)
     kept = rows if choice.trivial else rows[~is_trivial]
-    kept = kept.assign(selector=kept["selector"].astype(str))
+    kept = kept.assign(selector=kept["selector"].astype(str)).reset_index(drop=True)
     tasks = sorted(map(str, kept["task"].unique()))
     task = f"task {tasks[0]}" if len(tasks) == 1 else f"{len(tasks)} tasks pooled"
     where = f"target {target}, level {level}"

@@ -23,6 +23,8 @@ def summarise(
     """
     if not trivial and "trivial" in rows:
         rows = rows[~rows["trivial"].astype(bool)]
+    # In order of value a sum rounds the same whatever order the rows came in.
+    rows = rows.sort_values(value)
     groups = rows.assign(**{value: rows[value].astype(float)}).groupby(
         list(by), observed=True, sort=True
     )[value]
