@@ -7,10 +7,24 @@ from typing import Any
 
 from indexer_lab.selectors.base import Selector
 from indexer_lab.selectors.exact import Exact
+from indexer_lab.selectors.faiss_index import Faiss
+from indexer_lab.selectors.lightning import Lightning
+from indexer_lab.selectors.native import Native
+from indexer_lab.selectors.quantised import Quantised
+from indexer_lab.selectors.random import Random
+from indexer_lab.selectors.recorded import Recorded
 from indexer_lab.selectors.settings import build
+from indexer_lab.selectors.sink_recent import SinkRecent
 
 SELECTORS: dict[str, Callable[..., Any]] = {
     "exact": Exact,
+    "random": Random,
+    "sink_recent": SinkRecent,
+    "native": Native,
+    "lightning": Lightning,
+    "quantised": Quantised,
+    "faiss": Faiss,
+    "recorded": Recorded,
 }
 
 

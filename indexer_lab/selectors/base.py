@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from indexer_kernels.topk import topk
+from indexer_kernels.topk import KernelError, topk
 from indexer_lab.errors import InputError
-from indexer_probes.records import LayerRecord
+from indexer_probes.records import IndexerRecord, LayerRecord
 
 Support = Tensor
 """int64 [set, query, budget]: key positions, -1 pads at the end; one set serves all heads, or one
@@ -22,8 +22,11 @@ set a query head."""
 class Cost:
     """What selecting costs for one query of one layer, all heads together.
 
-    bytes_read:    bytes of keys, codes or tables read to rank every visible key.
-    multiply_adds: multiply-adds of the same, whatever their precision.
+    Both count a decode step that ranks every key of the record; a set that the query heads of one
+    key head share is read once. nan where the cost cannot be known, as for a selection in a file.
+
+    bytes_read:    bytes of keys, codes or tables.
+    multiply_adds: multiply-adds, whatever their precision.
     """
 
     bytes_read: float
@@ -56,12 +59,21 @@ class ScoreRanker:
 
     score: maps a slice of query rows to float32 [set, row, key], nothing masked.
     sets:  1 when all heads share the selection, else the number of query heads.
+    width: [row, key] blocks that `score` holds at once, where that is more than one a query head;
+           rows are taken in chunks that keep them within the record's chunk size.
     """
 
-    def __init__(self, record: LayerRecord, score: Callable[[slice], Tensor], sets: int):
+    def __init__(
+        self,
+        record: LayerRecord,
+        score: Callable[[slice], Tensor],
+        sets: int,
+        width: int | None = None,
+    ):
         self.record = record
         self.score = score
         self.sets = sets
+        self.width = max(record.heads, width or 0)
         self._ranked: Support | None = None
 
     def scores(self, rows: slice) -> Tensor:
@@ -74,8 +86,11 @@ class ScoreRanker:
         return self._ranked[..., :budget]
 
     def _rank(self, budget: int) -> Support:
-        parts = [topk(self.scores(rows), budget)[1] for rows in self.record.chunks()]
-        return torch.cat(parts, dim=1)
+        chunks = self.record.chunks(self.width)
+        try:
+            return torch.cat([topk(self.scores(rows), budget)[1] for rows in chunks], dim=1)
+        except KernelError as error:
+            raise InputError(f"layer {self.record.layer}: {error}") from error
 
 
 class NativeRanker:
@@ -107,9 +122,32 @@ def need_indexer(record: LayerRecord, selector: str) -> None:
     if record.indexer is None:
         raise InputError(
             f"selector {selector!r} needs indexer tensors, and layer {record.layer} of this "
-            "capture has none: its model has no native indexer; choose a selector of the main queries and "
-            "keys instead"
+            "capture has none: its model has no native indexer; choose a selector of the main "
+            "queries and keys instead"
         )
+
+
+def token_indexer(record: LayerRecord, selector: str) -> IndexerRecord:
+    """The record's indexer, which must select tokens one by one. Raises InputError."""
+    need_indexer(record, selector)
+    indexer = record.indexer
+    assert indexer is not None
+    if indexer.spans is not None:
+        raise InputError(
+            f"selector {selector!r} ranks tokens, and layer {record.layer}'s indexer selects "
+            f"{indexer.units} units that span several of its {record.length} tokens"
+        )
+    return indexer
+
+
+def index_cost(indexer: IndexerRecord, bits: int, scale_bits: int = 0) -> Cost:
+    """Every index key read once, `bits` a value and `scale_bits` a key; a multiply-add for each
+    index head, key and dimension, and one a head and key for its weight."""
+    dim, heads = indexer.keys.shape[-1], indexer.queries.shape[0]
+    return Cost(
+        bytes_read=indexer.units * (dim * bits + scale_bits) / 8,
+        multiply_adds=float(indexer.units * heads * (dim + 1)),
+    )
 
 
 def bytes_per_key(record: LayerRecord) -> float:

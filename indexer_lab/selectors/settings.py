@@ -1,7 +1,9 @@
 """A selector's spelling on the command line: `name:setting:key=value,key=value`.
 
 `faiss:IVF256,PQ32:nprobe=16` gives the first field of the faiss selector the value
-"IVF256,PQ32" and sets nprobe to 16; `lightning:precision=fp8` sets one field by name.
+"IVF256,PQ32" and sets nprobe to 16; `lightning:precision=fp8` sets one field by name. A selector
+whose first field is a path takes all that follows its name, colons, commas and equals signs
+included: `recorded:runs/k=2048/layer.npy`.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from indexer_lab.errors import InputError, unknown_name
@@ -26,8 +29,10 @@ def build(kind: str, text: str, table: Mapping[str, Callable[..., Any]]) -> Any:
     factory = table[name]
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, factory))}
     hints = typing.get_type_hints(factory)
+    takes_path = bool(fields) and hints[next(iter(fields))] is Path
+    read = _path if takes_path else _pairs
     settings: dict[str, Any] = {}
-    for key, value in _pairs(kind, text, parts, list(fields)):
+    for key, value in read(kind, text, parts, list(fields)):
         if key not in fields:
             raise unknown_name(f"setting of {kind} {name}", key, fields)
         if key in settings:
@@ -46,6 +51,11 @@ def build(kind: str, text: str, table: Mapping[str, Callable[..., Any]]) -> Any:
         return factory(**settings)
     except ValueError as error:
         raise InputError(f"{kind} {text!r}: {error}") from error
+
+
+def _path(kind: str, text: str, parts: list[str], fields: list[str]) -> list[tuple[str, str]]:
+    whole = ":".join(parts).removeprefix(f"{fields[0]}=")
+    return [(fields[0], whole)] if whole else []
 
 
 def _pairs(kind: str, text: str, parts: list[str], fields: list[str]) -> list[tuple[str, str]]:
