@@ -160,9 +160,9 @@ def _search_from(
     faiss = _faiss()
     parameters = _filtered(faiss, index, faiss.IDSelectorRange(first, held))
     try:
-        return index.search(queries, min(budget, held - first), params=parameters)  # type: ignore[no-any-return]
+        return index.search(queries, min(budget, held - first), params=parameters)
     except RuntimeError:  # this type of index takes no filter
-        return index.search(queries, min(budget + first, held))  # type: ignore[no-any-return]
+        return index.search(queries, min(budget + first, held))
 
 
 def _filtered(faiss: ModuleType, index: Any, chosen: Any) -> Any:
