@@ -20,13 +20,13 @@ import time
 from pathlib import Path
 
 import torch
-from indexer_probes.capture import capture
-from indexer_probes.loading import load_model
-from indexer_probes.records import LayerRecord
 
 from indexer_lab.positions import parse
 from indexer_lab.reference import resolve
 from indexer_lab.store.records import save
+from indexer_probes.capture import capture
+from indexer_probes.loading import load_model
+from indexer_probes.records import LayerRecord
 
 RESULTS = Path(__file__).parent / "results" / "capture_overhead.csv"
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from indexer_lab.errors import InputError
 from indexer_lab.measures import FACTS, MEASURES, Answer, Block, Ground
 from indexer_lab.selectors import Selector, selector
-from indexer_lab.selectors.base import Ranker
 from indexer_lab.store.capture import SampleInfo
 from indexer_lab.targets import Target, target
 from indexer_probes.records import LayerRecord
@@ -44,7 +43,7 @@ class Question:
 
 
 STRINGS = ("sample", "task", "selector", "target", "level")
-INTEGERS = ("length", "layer", "head", "position", "visible", "budget")
+INTEGERS = ("length", "layer", "head", "position", "visible", "budget", "sets")
 
 SCHEMA = pa.schema(
     [(name, pa.dictionary(pa.int32(), pa.string())) for name in STRINGS]
@@ -74,6 +73,7 @@ class _Result:
     label: str
     target: str
     budget: int
+    sets: int
     block: Block
     numbers: dict[str, Tensor]  # [head, row] each
     cost: dict[str, float]
@@ -92,17 +92,13 @@ def _results(record: LayerRecord, goal: Target, question: Question) -> Iterator[
         for label, ranker in rankers.items():
             scores = ranker.scores(rows)
             for budget in question.budgets:
-                numbers = _measured(ground, ranker, scores, budget)
-                cost = vars(chosen[label].cost(record, budget))
-                yield _Result(label, goal.name, budget, block, {**facts, **numbers}, cost)
-
-
-def _measured(
-    ground: Ground, ranker: Ranker, scores: Tensor | None, budget: int
-) -> dict[str, Tensor]:
-    support = ranker.top(budget)[:, ground.block.rows]
-    answer = Answer(ground, support, scores, budget)
-    return {name: measure(answer) for name, measure in MEASURES.items()}
+                support = ranker.top(budget)[:, rows]
+                answer = Answer(ground, support, scores, budget)
+                numbers = {name: measure(answer) for name, measure in MEASURES.items()}
+                yield _Result(
+                    label, goal.name, budget, len(support), block, {**facts, **numbers},
+                    vars(chosen[label].cost(record, budget)),
+                )  # fmt: skip
 
 
 def _table(record: LayerRecord, sample: SampleInfo, result: _Result) -> pa.Table:
@@ -120,6 +116,7 @@ def _table(record: LayerRecord, sample: SampleInfo, result: _Result) -> pa.Table
         "position": np.tile(result.block.positions.numpy().astype(np.int32), heads),
         "visible": np.tile(visible.astype(np.int32), heads),
         "budget": np.full(heads * rows, result.budget, np.int32),
+        "sets": np.full(heads * rows, result.sets, np.int32),
         "trivial": np.tile(visible <= result.budget, heads),
     }
     for name, numbers in result.numbers.items():

@@ -12,7 +12,8 @@ LOWER_IS_BETTER = {"kl", "output_error", "output_bound"}
 def summarise(scores: pd.DataFrame, measures: list[str] | None = None) -> pd.DataFrame:
     """One row per target, budget and selector.
 
-    Columns: rows (that count), trivial (share left out), then for each measure its mean, median,
+    Columns: rows (that count), trivial (share left out), sets (1: all heads share the selection),
+    then for each measure its mean, median,
     p10, p1 and worst as `recall_mean` …; for an error the tail is p90, p99 and the largest value,
     under the same names. NaN where no row counts.
     """
@@ -23,6 +24,7 @@ def summarise(scores: pd.DataFrame, measures: list[str] | None = None) -> pd.Dat
         grouped.size().rename("all"),
         counting.size().rename("rows"),
         grouped["trivial"].mean().rename("trivial"),
+        grouped["sets"].first().rename("sets"),
     ]
     for measure in measures:
         tail = (0.9, 0.99, 1.0) if measure in LOWER_IS_BETTER else (0.1, 0.01, 0.0)

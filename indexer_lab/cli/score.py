@@ -47,11 +47,11 @@ def command(show: str, **given: Any) -> None:
     indexer-lab score capture/ --selector lightning --selector faiss:HNSW32 --budget 64,256 -o s/
     """
     from indexer_lab.cli.scoring_step import measures_named, score_step
-    from indexer_lab.summary import summarise
+    from indexer_lab.summary import KEYS, summarise
 
     shown = measures_named(show)
     scores = score_step(**given)
-    needed = ["target", "budget", "selector", "trivial", *shown]
+    needed = [*KEYS, "trivial", "sets", *shown]
     summary = summarise(scores.frame(needed), shown)
     if given["as_json"]:
         click.echo(summary.to_json(orient="records", indent=2))

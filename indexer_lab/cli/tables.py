@@ -65,11 +65,12 @@ def print_summary(summary: pd.DataFrame, measures: list[str]) -> None:
             title_justify="left",
         )
         table.add_column("selector", overflow="fold")
+        table.add_column("sets", justify="right")
         stats = ("mean", "median", "p10", "p1", "worst")
         for measure in measures:
             for stat in stats:
                 table.add_column(f"{measure.replace('_', ' ')}\n{stat}", justify="right")
         for row in part.to_dict("records"):
             cells = [row[f"{measure}_{stat}"] for measure in measures for stat in stats]
-            table.add_row(row["selector"], *_cells(*cells))
+            table.add_row(row["selector"], str(row["sets"]), *_cells(*cells))
         _show(table)

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+
 from indexer_lab.summary import summarise
 
 
@@ -12,6 +13,7 @@ def frame(recalls, trivial, selector="a"):
             "budget": 4,
             "selector": selector,
             "trivial": trivial,
+            "sets": 1,
             "recall": recalls,
             "output_error": recalls,
         }
