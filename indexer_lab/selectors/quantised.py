@@ -41,7 +41,7 @@ class Quantised:
     def fit(self, record: LayerRecord) -> Ranker:
         keys = self._round(self._ready(record.float_keys)).dequantise()
         queries = self._ready(record.queries)
-        if self.precision in BOTH_DEPLOYED if self.queries is None else self.queries:
+        if self._rounds_queries():
             queries = self._round(queries).dequantise()
 
         def score(rows: slice) -> Tensor:
@@ -59,6 +59,9 @@ class Quantised:
             bytes_read=record.keys.heads * record.length * bits / 8,
             multiply_adds=float(record.heads * record.length * dim),
         )
+
+    def _rounds_queries(self) -> bool:
+        return self.precision in BOTH_DEPLOYED if self.queries is None else self.queries
 
     def _ready(self, operand: Tensor) -> Tensor:
         try:

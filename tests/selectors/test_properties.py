@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
 from indexer_lab.errors import InputError
 from indexer_lab.selectors import SELECTORS, selector
+from indexer_lab.selectors.base import Cost, ScoreRanker
+from indexer_lab.selectors.faiss_index import Faiss
 from indexer_probes.records import IndexerRecord, LatentKeys, LayerRecord, MaskRule, PlainKeys
+
+faiss = pytest.importorskip("faiss")
 
 KEYS, ROWS = 150, 12
 SPELLINGS = {  # selectors whose default spelling is not the whole of them, or not enough
@@ -21,13 +27,18 @@ SPELLINGS = {  # selectors whose default spelling is not the whole of them, or n
     ],
     "faiss": [
         *("faiss:Flat", "faiss:IVF8,Flat:nprobe=8", "faiss:IVF8,Flat:nprobe=2", "faiss:HNSW8"),
-        *("faiss:LSH", "faiss:SQ8"),
+        *("faiss:LSH", "faiss:SQ8", "faiss:PQ4x4", "faiss:PCA8,Flat", "faiss:PQ4x4,RFlat"),
+        *("faiss:IVF8,PQ4x4fs:nprobe=8", "faiss:PQ4x4fs", "faiss:RQ2x4", "faiss:ITQ8,LSH"),
     ],
     "native": [],  # files and stored selections answer only up to what they hold: tested apart
     "recorded": [],
 }
-TABLE = [spelling for name in SELECTORS for spelling in SPELLINGS.get(name, [name])]
+BUDGETS = (1, 7, 40, KEYS + 5)
 PARTIAL = ("faiss:IVF8,Flat:nprobe=2", "faiss:HNSW8")  # FAISS types that may miss a visible key
+
+
+def spellings() -> list[str]:
+    return [spelling for name in SELECTORS for spelling in SPELLINGS.get(name, [name])]
 
 
 def plain(window: int | None = None) -> LayerRecord:
@@ -76,7 +87,7 @@ RECORDS = {"plain": plain(), "window": plain(window=20), "latent": latent()}
 def cases() -> list[tuple[str, str]]:
     return [
         (spelling, name)
-        for spelling in TABLE
+        for spelling in spellings()
         for name, record in RECORDS.items()
         if record.indexer is not None or not spelling.startswith("lightning")
     ]
@@ -86,7 +97,7 @@ each = pytest.mark.parametrize(("spelling", "name"), cases())
 
 
 @each
-@pytest.mark.parametrize("budget", [1, 7, 40, KEYS + 5])
+@pytest.mark.parametrize("budget", BUDGETS)
 def test_a_selection_is_distinct_visible_and_padded_at_the_end(spelling, name, budget):
     record = RECORDS[name]
     support = selector(spelling).fit(record).top(budget)
@@ -195,6 +206,9 @@ def test_sinks_come_first_then_the_most_recent():
         ("faiss:Flat:nprobe=3", "nprobe"),
         ("faiss:Flat:nprobe=0", "expected >= 1"),
         ("faiss:PQ7", "multiple"),
+        ("faiss:IDMap,Flat", "add_with_ids"),
+        ("faiss:NSG16,Flat", "graph"),
+        ("faiss:IMI2x4,Flat", "not implemented for inner"),
         ("lightning:precision=native,hadamard=true", "rounds nothing"),
         ("sink_recent:sinks=-1", "sinks = -1"),
         ("recorded:missing.npy", "no such file"),
@@ -203,8 +217,68 @@ def test_sinks_come_first_then_the_most_recent():
 )
 def test_what_cannot_work_is_one_line(spelling, said):
     with pytest.raises(InputError, match=said) as caught:
-        selector(spelling).fit(RECORDS["plain"])
-    assert "\n" not in str(caught.value)
+        selector(spelling).fit(RECORDS["plain"]).top(7)
+    for trace_of_cpp in ("\n", "::", ".cpp", ".h:", "Error in"):
+        assert trace_of_cpp not in str(caught.value)
+
+
+def test_faiss_on_a_gpu_is_refused_where_none_is_built_in(monkeypatch):
+    monkeypatch.delattr(faiss, "StandardGpuResources", raising=False)
+    with pytest.raises(InputError, match="built without a GPU; install faiss-gpu"):
+        selector("faiss:Flat:device=gpu").fit(RECORDS["plain"])
+
+
+def test_opq_trains_on_a_sample_and_finds_most_of_the_exact_keys(monkeypatch):
+    monkeypatch.setattr("indexer_lab.selectors.faiss_index.SLOW_KEYS", 400)
+    draw = torch.Generator().manual_seed(7)
+    keys = PlainKeys(torch.randn(1, 500, 8, generator=draw))
+    record = LayerRecord(0, torch.randn(1, 4, 8, generator=draw), keys, torch.arange(496, 500), 1.0)
+    exact = selector("exact").fit(record).top(50)
+    found = selector("faiss:OPQ4,PQ4").fit(record).top(50)
+    assert torch.equal(found, selector("faiss:OPQ4,PQ4").fit(record).top(50))
+    shared = (found[..., None] == exact[..., None, :]).any(-1).float().mean()
+    assert shared > 0.7  # 50 of 500 keys at random would share 0.1
+
+
+def test_faiss_leaves_its_threads_as_they_were():
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(2)
+    try:
+        selector("faiss:IVF8,Flat").fit(RECORDS["plain"]).top(3)
+        assert faiss.omp_get_max_threads() == 2
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def test_product_quantisers_train_without_the_annealing_that_no_search_reads():
+    index = Faiss("PQ8")._trained(torch.randn(300, 16).numpy())
+    assert not faiss.downcast_index(index).do_polysemous_training
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """A selector that this file adds: keys by their distance to a multiple of `step`."""
+
+    step: int = 3
+
+    def fit(self, record):
+        order = -(torch.arange(record.length) % self.step).float()
+        return ScoreRanker(record, lambda rows: order.repeat(1, len(record.positions[rows]), 1), 1)
+
+    def cost(self, record, budget):
+        return Cost(bytes_read=8.0, multiply_adds=1.0)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_selector_joins_with_one_line(monkeypatch, name):
+    monkeypatch.setitem(SELECTORS, "nearest", Nearest)
+    assert "nearest" in spellings()
+    for budget in BUDGETS:
+        test_a_selection_is_distinct_visible_and_padded_at_the_end("nearest", name, budget)
+    test_every_visible_key_is_found_when_the_budget_allows("nearest", name)
+    test_two_fits_agree_whatever_budgets_came_before("nearest:step=5", name)
+    test_no_selection_holds_more_mass_than_exact("nearest", name)
+    test_costs_are_counted("nearest", name)
 
 
 def test_nan_in_keys_is_named():
