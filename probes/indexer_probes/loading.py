@@ -151,8 +151,9 @@ def _hub_answers() -> bool:
 
 
 def _explain(what: str, error: Exception, offline: bool) -> ProbeError:
-    """One line for a failed load. Re-raises a full disk, which is not a mistake in the input."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    """One line for a failed load. Re-raises a full disk or memory: no mistake in the input."""
+    full_disk = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    if full_disk or "can't allocate memory" in str(error):  # what torch says of the CPU's memory
         raise error
     if offline and isinstance(error, OSError) and "couldn't connect" in str(error):
         reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub is not reachable"

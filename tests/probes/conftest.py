@@ -40,6 +40,10 @@ SPARSE = {
 CASES = {
     "llama": ("llama", PLAIN),
     "qwen2": ("qwen2", PLAIN),
+    "qwen2-window": (
+        "qwen2",
+        {**PLAIN, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    ),
     "qwen3": ("qwen3", {**PLAIN, "head_dim": 8}),
     "qwen3-window": (
         "qwen3",

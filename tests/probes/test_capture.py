@@ -381,6 +381,27 @@ def test_a_quantised_up_projection_is_refused_before_anything_runs(build: Build)
     assert traces(model) == before
 
 
+def test_an_adapted_up_projection_is_refused(build: Build) -> None:
+    class Adapter(nn.Module):
+        """Adds to a linear layer's output, and shows the untouched weight as its own."""
+
+        def __init__(self, base: nn.Linear):
+            super().__init__()
+            self.base, self.weight = base, base.weight
+
+        def forward(self, hidden: Tensor) -> Tensor:
+            return self.base(hidden) + 1.0
+
+    model = build("deepseek_v32")
+    attention = model.model.layers[1].self_attn
+    attention.kv_b_proj = Adapter(attention.kv_b_proj)
+    with (
+        pytest.raises(ProbeError, match=r"layer 1 cannot be captured: its kv_b_proj is a Adapter"),
+        capture(model, drop),
+    ):
+        pass
+
+
 def test_a_cache_that_drops_keys_is_refused(build: Build, tokens: Tensor) -> None:
     model = build("mistral-window")
     cache = DynamicCache(config=model.config)

@@ -96,6 +96,7 @@ def test_windows_and_sinks_are_recorded(build, tokens: Tensor) -> None:  # type:
         return [record.mask.window for record in captured(build(case), tokens)]
 
     assert windows("llama") == [None, None]
+    assert windows("qwen2-window") == [None, 5]
     assert windows("qwen3-window") == [None, 5]
     assert windows("mistral-window") == [7, 7]
     assert windows("gpt_oss") == [6, None]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from transformers import PreTrainedModel
+from transformers.utils.import_utils import KERNELS_MIN_VERSION
 
 from indexer_probes import loading
 from indexer_probes.errors import ProbeError
@@ -114,6 +114,18 @@ def test_a_field_of_the_wrong_type_is_named(folder: Path) -> None:
         load_config(str(folder))
 
 
+def test_running_out_of_memory_is_not_told_as_a_mistake(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB")
+
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", no_room)
+    with pytest.raises(RuntimeError, match="9 GB") as caught:
+        load_model(str(folder))
+    assert not isinstance(caught.value, ProbeError)
+
+
 def test_missing_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(ProbeError, match=r"cannot load the weights.*model\.safetensors"):
@@ -171,16 +183,47 @@ def test_reading_records_does_not_import_transformers() -> None:
     assert "transformers" not in loaded
 
 
-def test_our_kernels_folder_does_not_stand_in_for_hugging_faces_package(tmp_path: Path) -> None:
-    """transformers imports a package named `kernels` when it finds one; ours must never be it."""
+IMPORT = "from transformers import LlamaForCausalLM as it; print(it.__name__)"
+PACKAGE = """
+taken = []
+
+def __getattr__(name):  # whatever transformers imports from it
+    if name.startswith("__"):
+        raise AttributeError(name)
+    taken.append(name)
+    return lambda *args, **kwargs: lambda decorated: decorated
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A site folder with a package `kernels`, of a version that this transformers takes."""
+    package, facts = tmp_path / "kernels", tmp_path / f"kernels-{KERNELS_MIN_VERSION}.dist-info"
+    (package / "layer").mkdir(parents=True)
+    facts.mkdir()
+    (package / "__init__.py").write_text(PACKAGE)
+    (package / "layer" / "__init__.py").write_text("")
+    (package / "layer" / "mode.py").write_text("class Mode: pass")
+    (facts / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: kernels\nVersion: {KERNELS_MIN_VERSION}\n"
+    )
+    return tmp_path
+
+
+def test_transformers_imports_beside_our_kernels_folder() -> None:
     assert (ROOT / "kernels" / "indexer_kernels").is_dir()
     assert not (ROOT / "kernels" / "__init__.py").exists()
-    assert python("from transformers import LlamaForCausalLM as it; print(it.__name__)") == (
-        "LlamaForCausalLM"
+    assert python(IMPORT) == "LlamaForCausalLM"
+
+
+def test_an_installed_kernels_package_wins_over_our_folder(site: Path) -> None:
+    """transformers must take its names from the package, and never from our folder."""
+    answer = python(
+        f"import sys; sys.path.append({str(site)!r})  # last, as an installed package is found\n"
+        f"{IMPORT}\nimport kernels; print(kernels.__file__, *kernels.taken)"
     )
-    shutil.copytree(ROOT / "kernels", tmp_path / "kernels")  # an installed package, found last
-    (tmp_path / "kernels" / "__init__.py").write_text("regular = True")
-    found = (
-        f"import sys; sys.path.append({str(tmp_path)!r}); import kernels; print(kernels.regular)"
-    )
-    assert python(found) == "True"
+    name, told = answer.splitlines()
+    place, *taken = told.split()
+    assert name == "LlamaForCausalLM"
+    assert place == str(site / "kernels" / "__init__.py")
+    assert "LayerRepository" in taken

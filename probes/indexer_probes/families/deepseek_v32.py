@@ -16,12 +16,19 @@ class DeepseekV32(Family):
     reads_mask = True
 
     def refusal(self, attention: Attention) -> str | None:
-        weight = attention.kv_b_proj.weight
-        if weight.is_floating_point() and weight.element_size() > 1:
+        projection = attention.kv_b_proj
+        weight = getattr(projection, "weight", None)
+        if weight is not None and weight.element_size() == 1:
+            return (
+                f"its kv_b_proj is stored as {str(weight.dtype).removeprefix('torch.')}, and the "
+                "keys cannot be rebuilt from a quantised up-projection; load a bfloat16 copy of "
+                "the weights"
+            )
+        if type(projection) is nn.Linear and getattr(projection, "bias", None) is None:
             return None
-        return (
-            f"its kv_b_proj is stored as {str(weight.dtype).removeprefix('torch.')}, and the keys "
-            "cannot be rebuilt from a quantised up-projection; load a bfloat16 copy of the weights"
+        return (  # an adapter adds to its output what its weight does not hold
+            f"its kv_b_proj is a {type(projection).__name__} and not a plain linear layer, so its "
+            "weight alone does not give the keys; merge adapters into the weights first"
         )
 
     def mask(self, attention: Attention) -> MaskRule:
