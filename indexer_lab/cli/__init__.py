@@ -93,7 +93,9 @@ def _sentence(error: Exception) -> tuple[str, int] | None:
 def _is_out_of_memory(error: Exception) -> bool:
     text = str(error)
     return isinstance(error, RuntimeError) and (
-        type(error).__name__ == "OutOfMemoryError" or "not enough memory" in text
+        type(error).__name__ == "OutOfMemoryError"
+        or "not enough memory" in text
+        or "can't allocate memory" in text  # the same, as torch says it on Linux
     )
 
 

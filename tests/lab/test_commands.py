@@ -267,7 +267,7 @@ def test_out_of_memory_ends_with_three(capture_folder, tmp_path, monkeypatch):
     import indexer_lab.cli.scoring_step as step
 
     def hungry(*words):
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried")
+        torch.empty(1 << 60, dtype=torch.uint8)  # what torch itself says on this system
 
     monkeypatch.setattr(step, "score_record", hungry)
     done = score(capture_folder, tmp_path / "s")
