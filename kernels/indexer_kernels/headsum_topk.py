@@ -1,0 +1,155 @@
+"""Exact top-k of the head-averaged attention probability: what DeepSeek's indexer is distilled to.
+
+Two scoring passes: the log-sum-exp of each head and row, then the mean of the probabilities of a
+chunk of rows, summed over heads inside a tile and selected from. No per-head probability is stored.
+"""
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from indexer_kernels.attention_statistics import log_sum_exp
+from indexer_kernels.backend import jit, tl, use_triton
+from indexer_kernels.exact_topk import Tally, refuse_nan, row_bytes, tile_shape
+from indexer_kernels.operands import (
+    WORKSPACE,
+    Rows,
+    as_rows,
+    check_attention,
+    check_k,
+    reference_logits,
+    visible,
+)
+from indexer_kernels.row_topk import row_topk
+from indexer_kernels.tiles import BLOCK_N, load_queries, tile_logits
+from indexer_kernels.topk import HIDDEN, topk
+
+
+@jit
+def headsum_kernel(
+    queries, keys, positions, lse, sums,
+    lines, query_count, count, batch_stride, key_stride, scale, start, heads, group,
+    dim: tl.constexpr, chunk: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr,
+    window: tl.constexpr, causal: tl.constexpr,
+):  # fmt: skip
+    """Mean over heads of exp(logit - lse) for query rows start.. ; grid (row blocks, key tiles).
+
+    queries [head, query, dim]; sums [line, key], -inf where hidden.
+    """
+    line = tl.program_id(0) * block_m + tl.arange(0, block_m)
+    seen = line < lines
+    row = start + line
+    pos = row
+    if causal:
+        pos = tl.load(positions + row, mask=seen, other=0)
+    col = tl.program_id(1) * block_n + tl.arange(0, block_n)
+    total = tl.full([block_m, block_n], 0.0, tl.float32)
+    for head in range(0, heads):
+        wide = tl.full([], 0, tl.int64) + head
+        of_head = queries + wide * query_count * dim
+        logits = tile_logits(
+            load_queries(of_head, row, seen, 0, dim, chunk), of_head, row, seen, pos,
+            keys + (wide // group) * batch_stride, col, key_stride, count, scale,
+            dim, chunk, window, causal,
+        )  # fmt: skip
+        norm = tl.load(lse + wide * query_count + row, mask=seen, other=0.0)
+        norm = tl.where(norm == float("-inf"), 0.0, norm)  # a row that sees nothing: all p are 0
+        total += tl.exp2((logits - norm[:, None]) * 1.4426950408889634)
+    shown = (col < count)[None, :]
+    if causal:
+        distance = pos[:, None] - col[None, :]
+        shown = shown & (distance >= 0)
+        if window > 0:
+            shown = shown & (distance < window)
+    mean = tl.where(shown, total / heads, float("-inf"))
+    to = sums + line[:, None].to(tl.int64) * count + col[None, :]
+    tl.store(to, mean, mask=seen[:, None] & (col < count)[None, :])
+
+
+def headsum_topk(
+    queries: Tensor,
+    keys: Tensor,
+    k: int,
+    *,
+    scale: float = 1.0,
+    positions: Tensor | None = None,
+    window: int | None = None,
+    ordered: bool = True,
+    backend: str | None = None,
+    workspace: int = WORKSPACE,
+    tally: Tally | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The k largest head-averaged attention probabilities of each query row.
+
+    Arguments and errors as `exact_topk`; the probability of a head is its softmax over the visible
+    keys, sinks left out.
+    returns: float32 values and int64 positions [query, k]; places beyond the visible keys hold
+             -inf and -1.
+
+    Exactness: the set is exact for the mean as accumulated in float32, head after head; against
+    float64 only keys within about 1e-5 of the k-th mean, relative to it, may differ on logits of
+    ordinary size (the error of a logit is the relative error of its p).
+    Memory: 4 bytes a head and row for the log-sum-exp and as many a key split, then
+    `exact_topk`'s bytes a row for rows in chunks of about `workspace`.
+    """
+    check_attention(queries, keys, positions, window)
+    check_k(k)
+    if not use_triton(backend, queries, keys, positions):
+        return headsum_topk_reference(
+            queries, keys, k, scale=scale, positions=positions, window=window
+        )
+    refuse_nan(queries, keys, scale, positions, window)
+    rows = as_rows(queries, keys, scale, positions, window)
+    lse = log_sum_exp(rows)
+    count = queries.shape[1]
+    step = max(16, workspace // row_bytes(keys.shape[1], k))
+    step = step // 128 * 128 or step
+    parts = [
+        row_topk(
+            headsums(rows, lse, queries.shape[0], start, min(step, count - start)),
+            k, ordered=ordered, backend="triton", tally=tally,
+        )
+        for start in range(0, count, step)
+    ]  # fmt: skip
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def headsums(rows: Rows, lse: Tensor, heads: int, start: int, lines: int) -> Tensor:
+    """float32 [line, key]: head-averaged probability of `lines` query rows from `start`."""
+    batch, count, keys, dim = rows.shape
+    queries = batch * count // heads
+    single = Rows(rows.queries[:, :lines], rows.keys, None, None, rows.scale)
+    shape = tile_shape(single)
+    sums = torch.empty(lines, keys, dtype=torch.float32, device=rows.queries.device)
+    headsum_kernel[(-(-lines // shape.block_m), -(-keys // BLOCK_N))](
+        rows.queries, rows.keys, rows.positions, lse, sums,
+        lines, queries, keys, rows.keys.stride(0), rows.keys.stride(1), rows.scale, start, heads,
+        heads // batch, dim=dim, chunk=shape.chunk, block_m=shape.block_m, block_n=BLOCK_N,
+        window=rows.window or 0, causal=rows.positions is not None,
+        num_warps=shape.warps, num_stages=shape.stages,
+    )  # fmt: skip
+    return sums
+
+
+def headsum_topk_reference(
+    queries: Tensor,
+    keys: Tensor,
+    k: int,
+    *,
+    scale: float = 1.0,
+    positions: Tensor | None = None,
+    window: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """headsum_topk in plain torch. Memory: 64 MiB of logits and their softmax."""
+    check_attention(queries, keys, positions, window)
+    check_k(k)
+    parts = []
+    for lines, logits in reference_logits(queries, keys, scale, positions, window):
+        mean = logits.softmax(-1).mean(0)
+        if positions is not None:
+            seen = visible(positions[lines], window, keys.shape[1])
+            mean = mean.where(seen, HIDDEN)
+        parts.append(topk(mean, k))
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])

@@ -1,0 +1,287 @@
+"""From a proven lower bound to the exact set: bound, candidates, cut.
+
+Group maxima give the bound: k groups hold a key at or above the k-th largest group maximum, so the
+k-th largest score is no lower. Every key at or above the bound is a candidate, and a candidate is
+kept as one int64 that orders by value and then by lowest position, so that no two are equal and
+the cut is the one answer that the tie rule allows.
+"""
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from indexer_kernels.backend import jit, power_of_two, tl
+from indexer_kernels.tiles import BLOCK_N, halfway, key_span, ordered, packed, unordered
+from indexer_kernels.topk import HIDDEN
+
+RESIDENT = 8192  # values a program keeps in registers while it bisects
+NOTHING = -(1 << 63)  # packed value below every candidate
+
+
+@jit
+def bound_kernel(
+    maxima, positions, bounds, rows, keys, groups, k,
+    block_m: tl.constexpr, group: tl.constexpr, block_n: tl.constexpr, block: tl.constexpr,
+    window: tl.constexpr, causal: tl.constexpr,
+):  # fmt: skip
+    """A value that at least k group maxima of the row reach, at most the k-th largest of them.
+
+    Grid (batch * rows). Groups outside the row block's key span were not written and are skipped.
+    Writes -inf where fewer than k groups hold a number.
+    """
+    program = tl.program_id(0).to(tl.int64)
+    row = program % rows
+    first, last = block_span(positions, row, rows, keys, block_m, block_n, window, causal)
+    start = first * (block_n // group)
+    end = last * (block_n // group)
+    at = maxima + program * groups
+    slot = start + tl.arange(0, block)
+    resident = ordered(tl.load(at + slot, mask=slot < end, other=float("-inf")))
+    low = -2139095041  # ordered(-inf)
+    high = tl.max(resident, 0)
+    for begin in range(start + block, end, block):
+        slot = begin + tl.arange(0, block)
+        more = ordered(tl.load(at + slot, mask=slot < end, other=float("-inf")))
+        high = tl.maximum(high, tl.max(more, 0))
+    low = tl.full([], low, tl.int64)
+    high = tl.maximum(high.to(tl.int64) + 1, low + 1)
+    while high - low > 1:
+        middle = (low + high) >> 1
+        reached = tl.sum((resident >= middle).to(tl.int32), 0)
+        for begin in range(start + block, end, block):
+            slot = begin + tl.arange(0, block)
+            more = ordered(tl.load(at + slot, mask=slot < end, other=float("-inf")))
+            reached += tl.sum((more >= middle).to(tl.int32), 0)
+        enough = reached >= k
+        low = tl.where(enough, middle, low)
+        # exactly k groups reach it: nothing higher serves as many, so the search may stop
+        high = tl.where(reached == k, middle + 1, tl.where(enough, high, middle))
+    tl.store(bounds + program, unordered(low.to(tl.int32)))
+
+
+@jit
+def block_span(
+    positions, row, rows, keys,
+    block_m: tl.constexpr, block_n: tl.constexpr, window: tl.constexpr, causal: tl.constexpr,
+):  # fmt: skip
+    """The key span of the row block that this row was scored in."""
+    peers = (row // block_m) * block_m + tl.arange(0, block_m)
+    seen = peers < rows
+    pos = peers
+    if causal:
+        pos = tl.load(positions + peers, mask=seen, other=0)
+    return key_span(pos, seen, keys, window, causal, block_n)
+
+
+@jit
+def compact_masks_kernel(
+    words, scores, positions, candidates, counts, rows, keys, capacity,
+    block_m: tl.constexpr, block_n: tl.constexpr, block: tl.constexpr,
+    window: tl.constexpr, causal: tl.constexpr,
+):  # fmt: skip
+    """Candidates of a row from its gate bits; a score is read only where its bit is set.
+
+    Grid (batch * rows). counts receives how many there were, also those beyond the capacity.
+    """
+    program = tl.program_id(0).to(tl.int64)
+    row = program % rows
+    first, last = block_span(positions, row, rows, keys, block_m, block_n, window, causal)
+    stride = tl.cdiv(keys, block_n) * (block_n // 32)
+    end = last * (block_n // 32)
+    found = tl.full([], 0, tl.int32)
+    for begin in range(first * (block_n // 32), end, block):
+        slot = begin + tl.arange(0, block)
+        word = tl.load(words + program * stride + slot, mask=slot < end, other=0)
+        word = word.to(tl.uint32, bitcast=True)
+        many = bit_count(word).to(tl.int32)
+        place = found + tl.cumsum(many, 0) - many
+        found += tl.sum(many, 0)
+        deepest = tl.max(many, 0)
+        for _ in range(deepest):
+            rest = word & (word - 1)
+            bit = bit_count((word ^ rest) - 1).to(tl.int32)
+            live = word != 0
+            at = (slot // 4) * 128 + (bit >> 1) * 8 + (slot % 4) * 2 + (bit & 1)
+            value = tl.load(scores + program * keys + at, mask=live, other=0.0)
+            inside = live & (place < capacity)
+            tl.store(candidates + program * capacity + place, packed(value, at), mask=inside)
+            place += 1
+            word = rest
+    tl.store(counts + program, found)
+
+
+@jit
+def bit_count(word):
+    """Set bits of each uint32."""
+    pairs = word - ((word >> 1) & 0x55555555)
+    fours = (pairs & 0x33333333) + ((pairs >> 2) & 0x33333333)
+    eights = (fours + (fours >> 4)) & 0x0F0F0F0F
+    sixteens = eights + (eights >> 8)
+    return (sixteens + (sixteens >> 16)) & 0x3F
+
+
+@jit
+def compact_scores_kernel(
+    scores, bounds, candidates, counts, keys, stride, capacity, block: tl.constexpr
+):
+    """Candidates of a row from its stored scores, in position order. Grid (rows)."""
+    row = tl.program_id(0).to(tl.int64)
+    bound = tl.load(bounds + row)
+    found = tl.full([], 0, tl.int32)
+    for begin in range(0, keys, block):
+        col = begin + tl.arange(0, block)
+        value = tl.load(scores + row * stride + col, mask=col < keys, other=float("-inf"))
+        gate = (value >= bound) & (value > float("-inf"))
+        one = gate.to(tl.int32)
+        place = found + tl.cumsum(one, 0) - one
+        found += tl.sum(one, 0)
+        inside = gate & (place < capacity)
+        tl.store(candidates + row * capacity + place, packed(value, col), mask=inside)
+    tl.store(counts + row, found)
+
+
+@jit
+def cut_kernel(
+    candidates, counts, values, chosen, capacity, k,
+    block: tl.constexpr, kth_only: tl.constexpr,
+):  # fmt: skip
+    """The k largest candidates of a row, in candidate order; pads hold -inf and -1. Grid (rows).
+
+    kth_only: writes one value a row, the k-th largest, or -inf where there are fewer.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    count = tl.minimum(tl.load(counts + row), capacity)
+    at = candidates + row * capacity
+    slot = tl.arange(0, block)
+    nothing = tl.full([], -9223372036854775807 - 1, tl.int64)
+    resident = tl.load(at + slot, mask=slot < count, other=nothing)
+    high = tl.max(resident, 0)
+    low = tl.min(tl.where(slot < count, resident, high), 0)
+    for begin in range(block, count, block):
+        more = tl.load(at + begin + slot, mask=begin + slot < count, other=nothing)
+        high = tl.maximum(high, tl.max(more, 0))
+        low = tl.minimum(low, tl.min(tl.where(begin + slot < count, more, low), 0))
+    high = high + 1
+    if count <= k:
+        high = low  # all of them: nothing to search
+    while low + 1 < high:
+        middle = halfway(low, high)
+        reached = tl.sum((resident >= middle).to(tl.int32), 0)
+        for begin in range(block, count, block):
+            more = tl.load(at + begin + slot, mask=begin + slot < count, other=nothing)
+            reached += tl.sum((more >= middle).to(tl.int32), 0)
+        enough = reached >= k
+        low = tl.where(enough, middle, low)
+        high = tl.where(reached == k, low, tl.where(enough, high, middle))
+    if kth_only:
+        top = tl.full([], 9223372036854775807, tl.int64)
+        least = tl.min(tl.where(resident >= low, resident, top), 0)
+        for begin in range(block, count, block):
+            more = tl.load(at + begin + slot, mask=begin + slot < count, other=nothing)
+            least = tl.minimum(least, tl.min(tl.where(more >= low, more, top), 0))
+        kth = unordered((least >> 32).to(tl.int32))
+        tl.store(values + row, tl.where(count >= k, kth, float("-inf")))
+    else:
+        written = tl.full([], 0, tl.int32)
+        for begin in range(0, count, block):
+            key = tl.load(at + begin + slot, mask=begin + slot < count, other=nothing)
+            taken = (key >= low) & (begin + slot < count)
+            one = taken.to(tl.int32)
+            place = row * k + written + tl.cumsum(one, 0) - one
+            written += tl.sum(one, 0)
+            position = 0x7FFFFFFF - (key & 0xFFFFFFFF)
+            tl.store(values + place, unordered((key >> 32).to(tl.int32)), mask=taken)
+            tl.store(chosen + place, position, mask=taken)
+        for begin in range(0, k, block):
+            place = begin + slot
+            pad = (place >= written) & (place < k)
+            tl.store(values + row * k + place, float("-inf"), mask=pad)
+            tl.store(chosen + row * k + place, tl.full([block], -1, tl.int64), mask=pad)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Keys that may belong to the top-k of each row.
+
+    packed: int64 [rows, capacity]; only the first `counts` of a row are written.
+    counts: int32 [rows], how many keys passed the gate, also beyond the capacity.
+    bounds: float32 [rows], the gate.
+    """
+
+    packed: Tensor
+    counts: Tensor
+    bounds: Tensor
+
+    def failed(self, k: int) -> Tensor:
+        """bool [rows]: rows whose candidates are not proven to hold the top-k.
+
+        Too many for the capacity, or fewer than k above a bound that k groups had reached: the
+        second scoring pass did not repeat the first one's bits.
+        """
+        short = (self.counts < k) & (self.bounds > HIDDEN)
+        return short | (self.counts > self.packed.shape[1])
+
+
+def resident(count: int) -> int:
+    """Values that a bisecting program keeps in registers for rows of about `count`."""
+    return min(power_of_two(count, 16), RESIDENT)
+
+
+def from_scores(scores: Tensor, bounds: Tensor, capacity: int) -> Candidates:
+    """Candidates of stored scores, float32 [rows, keys], at or above bounds [rows]."""
+    rows, keys = scores.shape
+    made = empty_candidates(rows, capacity, bounds)
+    compact_scores_kernel[(rows,)](
+        scores, bounds, made.packed, made.counts, keys, scores.stride(0), capacity,
+        block=min(power_of_two(keys, 16), 2048), num_warps=4,
+    )  # fmt: skip
+    return made
+
+
+def empty_candidates(rows: int, capacity: int, bounds: Tensor) -> Candidates:
+    """Unwritten space for the candidates of `rows` rows."""
+    packed = torch.empty(rows, capacity, dtype=torch.int64, device=bounds.device)
+    counts = torch.empty(rows, dtype=torch.int32, device=bounds.device)
+    return Candidates(packed, counts, bounds)
+
+
+def cut(candidates: Candidates, k: int, expected: int) -> tuple[Tensor, Tensor]:
+    """values float32 and positions int64 [rows, k], unordered; expected: usual candidates a row."""
+    rows, capacity = candidates.packed.shape
+    device = candidates.packed.device
+    values = torch.empty(rows, k, dtype=torch.float32, device=device)
+    chosen = torch.empty(rows, k, dtype=torch.int64, device=device)
+    cut_kernel[(rows,)](
+        candidates.packed, candidates.counts, values, chosen, capacity, k,
+        block=resident(expected), kth_only=False, num_warps=8,
+    )  # fmt: skip
+    return values, chosen
+
+
+def cut_value(candidates: Candidates, k: int, expected: int) -> Tensor:
+    """float32 [rows]: the k-th largest candidate, -inf where there are fewer."""
+    rows, capacity = candidates.packed.shape
+    values = torch.empty(rows, dtype=torch.float32, device=candidates.packed.device)
+    cut_kernel[(rows,)](
+        candidates.packed, candidates.counts, values, values, capacity, k,
+        block=resident(expected), kth_only=True, num_warps=8,
+    )  # fmt: skip
+    return values
+
+
+def largest_first(values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """values and positions [rows, k] sorted: largest first, then lowest position, pads last."""
+    positions, order = positions.where(positions >= 0, 1 << 31).sort(dim=-1)
+    values, by_value = values.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+    positions = positions.gather(-1, by_value)
+    return values, positions.masked_fill_(positions == 1 << 31, -1)
+
+
+__all__ = [
+    "BLOCK_N", "NOTHING", "Candidates", "bound_kernel", "compact_masks_kernel", "cut", "cut_value",
+    "empty_candidates", "from_scores", "largest_first", "resident",
+]  # fmt: skip

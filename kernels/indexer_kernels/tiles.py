@@ -1,0 +1,127 @@
+"""Device code that every scoring kernel shares: one tile of logits, its groups and its bits.
+
+A tile is [block_m rows, block_n keys] of float32 accumulators. On tensor cores a thread holds two
+neighbouring columns of every eight, so with the key axis split as [.., pairs, 4, 2] both the pairs
+axis and the last one lie inside a thread: reducing over them costs no exchange between threads.
+"""
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+from indexer_kernels.backend import jit, tl
+
+BLOCK_N = 128  # keys a tile; a word of gate bits needs 128
+
+
+@jit
+def key_span(
+    pos, row_seen, keys, window: tl.constexpr, causal: tl.constexpr, block_n: tl.constexpr
+):
+    """First and one past the last tile that holds a key visible to any of these rows."""
+    first = 0
+    last = tl.cdiv(keys, block_n)
+    if causal:
+        reach = tl.max(tl.where(row_seen, pos, -1), 0) + 1
+        last = tl.cdiv(tl.minimum(tl.maximum(reach, 0), keys), block_n)
+        if window > 0:
+            start = tl.min(tl.where(row_seen, pos, keys), 0) - window + 1
+            first = tl.minimum(tl.maximum(start, 0) // block_n, last)
+    return first, last
+
+
+@jit
+def load_queries(queries, row, row_seen, start, dim, chunk: tl.constexpr):
+    """[block_m, chunk] of the queries from feature `start`; zeros outside."""
+    feature = start + tl.arange(0, chunk)
+    seen = row_seen[:, None] & (feature < dim)[None, :]
+    return tl.load(queries + row[:, None] * dim + feature[None, :], mask=seen, other=0.0)
+
+
+@jit
+def load_keys(keys, col, key_stride, count, start, dim, chunk: tl.constexpr):
+    """[chunk, block_n] of the keys, transposed; zeros outside."""
+    feature = start + tl.arange(0, chunk)
+    seen = (feature < dim)[:, None] & (col < count)[None, :]
+    at = keys + col[None, :].to(tl.int64) * key_stride + feature[:, None]
+    return tl.load(at, mask=seen, other=0.0)
+
+
+@jit
+def tile_logits(
+    head_chunk, queries, row, row_seen, pos, keys, col, key_stride, count, scale,
+    dim: tl.constexpr, chunk: tl.constexpr, window: tl.constexpr, causal: tl.constexpr,
+):  # fmt: skip
+    """[block_m, block_n] float32 logits, -inf where hidden.
+
+    Every kernel calls this one with the same tile shape, so that two passes over the same operands
+    give the same bits. head_chunk holds the queries' first `chunk` features, often all of them.
+    """
+    if chunk >= dim:
+        key_chunk = load_keys(keys, col, key_stride, count, 0, dim, chunk)
+        acc = tl.dot(head_chunk, key_chunk, input_precision="ieee")
+    else:
+        # a real loop, not an unrolled one: its few stages of both operands fit shared memory
+        acc = tl.full([head_chunk.shape[0], col.shape[0]], 0.0, tl.float32)
+        for start in range(0, dim, chunk):
+            acc = tl.dot(
+                load_queries(queries, row, row_seen, start, dim, chunk),
+                load_keys(keys, col, key_stride, count, start, dim, chunk),
+                acc,
+                input_precision="ieee",
+            )
+    return hide(acc * scale, pos, col, count, window, causal)
+
+
+@jit
+def hide(logits, pos, col, count, window: tl.constexpr, causal: tl.constexpr):
+    """The logits with -inf beyond the keys, after the row's position and before its window."""
+    seen = (col < count)[None, :]
+    if causal:
+        distance = pos[:, None] - col[None, :]
+        seen = seen & (distance >= 0)
+        if window > 0:
+            seen = seen & (distance < window)
+    return tl.where(seen, logits, float("-inf"))
+
+
+@jit
+def group_maxima(tile, block_m: tl.constexpr, block_n: tl.constexpr, group: tl.constexpr):
+    """[block_m, block_n / group]: the maximum of each group, NaN left out unless it fills one."""
+    split = tl.reshape(tile, [block_m, block_n // (4 * group), group // 2, 4, 2])
+    return tl.reshape(tl.max(tl.max(split, 4), 2), [block_m, block_n // group])
+
+
+@jit
+def gate_words(gate, block_m: tl.constexpr, block_n: tl.constexpr):
+    """[block_m, block_n / 32] int32: bit 2j + i of word 4b + t is key 128b + 8j + 2t + i."""
+    split = tl.reshape(gate.to(tl.int32), [block_m, block_n // 128, 16, 4, 2])
+    j = tl.arange(0, 16)[None, None, :, None, None]
+    i = tl.arange(0, 2)[None, None, None, None, :]
+    words = tl.sum(tl.sum(split << (2 * j + i), 4), 2)
+    return tl.reshape(words, [block_m, block_n // 32])
+
+
+@jit
+def ordered(x):
+    """int32 that compares as the float32 does, -0 equal to +0, NaN at the very bottom."""
+    bits = (x + 0.0).to(tl.int32, bitcast=True)
+    key = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return tl.where(x == x, key, -2147483648)
+
+
+@jit
+def unordered(key):
+    """The float32 whose `ordered` value this int32 is."""
+    return (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+
+
+@jit
+def packed(value, position):
+    """int64 that orders by value, then by lowest position; no two keys of a row share one."""
+    return (ordered(value).to(tl.int64) << 32) | (0x7FFFFFFF - position).to(tl.int64)
+
+
+@jit
+def halfway(low, high):
+    """The floor of the mean of two signed integers, without overflow."""
+    return (low & high) + ((low ^ high) >> 1)
