@@ -14,6 +14,7 @@ from indexer_kernels.exact_topk import (
     score,
 )
 from indexer_kernels.operands import WORKSPACE, as_rows
+from indexer_kernels.selection import Candidates
 from indexer_kernels.topk import KernelError, topk
 
 INF = float("inf")
@@ -126,6 +127,14 @@ def test_ties_beyond_the_capacity_are_repaired_and_counted(device):
     assert positions[0].tolist() == [[0, 1, 2, 3], [299, 298, 297, 296]]
     assert values[0, 0].tolist() == [0.0] * 4
     assert (tally.rows, tally.repaired) == (2, 1)
+
+
+def test_a_row_without_its_certificate_is_not_trusted():
+    """In turn: proven, fewer than k above a bound, all of a short row, more than there is room."""
+    counts = torch.tensor([5, 3, 3, 9], dtype=torch.int32)
+    bounds = torch.tensor([1.0, 1.0, -INF, 1.0])
+    found = Candidates(torch.empty(4, 8, dtype=torch.int64), counts, bounds)
+    assert found.failed(4).tolist() == [False, True, False, True]
 
 
 def test_well_mixed_rows_need_no_repair(device):

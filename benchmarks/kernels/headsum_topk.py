@@ -1,0 +1,40 @@
+"""headsum_topk at DeepSeek's shape, and its parts.
+
+python benchmarks/kernels/headsum_topk.py
+"""
+
+from __future__ import annotations
+
+import torch
+from harness import Table, need_gpu
+
+from indexer_kernels.attention_statistics import log_sum_exp
+from indexer_kernels.headsum_topk import headsum_topk, headsum_topk_reference, headsums
+from indexer_kernels.operands import as_rows
+
+CASE = "128 heads, d 192, 8192 x 131072"
+SCALE = 192**-0.5
+
+
+def main() -> None:
+    need_gpu()
+    table = Table("headsum_topk")
+    torch.manual_seed(0)
+    shape = {"dtype": torch.bfloat16, "device": "cuda"}
+    queries = torch.randn(128, 8192, 192, **shape)
+    keys = torch.randn(128, 131072, 192, **shape)
+    table.add(CASE, "headsum_topk",
+              lambda: headsum_topk(queries, keys, 2048, scale=SCALE, ordered=False),
+              target=200)  # fmt: skip
+    rows = as_rows(queries, keys, SCALE, None, None)
+    lse = log_sum_exp(rows)
+    table.add(CASE, "log-sum-exp pass", lambda: log_sum_exp(rows))
+    table.add("the same, 1024 of the rows", "sum pass", lambda: headsums(rows, lse, 128, 0, 1024))
+    few = queries[:, :64]
+    table.add("the same, 64 of the rows", "torch, chunked",
+              lambda: headsum_topk_reference(few, keys, 2048, scale=SCALE))  # fmt: skip
+    table.write()
+
+
+if __name__ == "__main__":
+    main()

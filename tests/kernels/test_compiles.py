@@ -1,0 +1,67 @@
+"""The scoring kernels compile for Hopper: no GPU is needed for that, only Triton's own tools.
+
+They must use its matrix instruction, keep their reductions inside threads, and fit the 227 KiB of
+shared memory that a block may have; a launch on the GPU fails where they do not.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KERNELS = Path(__file__).parents[2] / "kernels"
+CODE = """
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from indexer_kernels.exact_topk import scoring_kernel
+from indexer_kernels.headsum_topk import headsum_kernel
+
+POINTERS = dict(queries="*bf16", keys="*bf16", positions="*i32", words="*i32", scale="fp32")
+EVEN = {"rows", "count", "batch_stride", "key_stride"}
+
+
+def build(kernel, constants, pointers, absent):
+    types, values, facts = {}, {}, {}
+    for place, name in enumerate(kernel.arg_names):
+        if name in constants or name in absent:
+            types[name], values[(place,)] = "constexpr", constants.get(name)
+        else:
+            types[name] = POINTERS.get(name, "*fp32" if name in pointers else "i32")
+            if types[name].startswith("*") or name in EVEN:
+                facts[(place,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, types, values, facts)
+    options = {"num_warps": 8, "num_stages": 3}
+    made = compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    ptx = made.asm["ptx"]
+    print(made.metadata.shared, ptx.count("wgmma.mma_async"), ptx.count("shfl"))
+
+
+tile = dict(chunk=128, block_m=128, block_n=128, window=0, group=16)
+build(scoring_kernel, dict(tile, dim=128, causal=False, mode="maxima"),
+      {"maxima"}, {"bounds", "words", "scores", "positions"})
+build(scoring_kernel, dict(tile, dim=128, causal=True, mode="gate"),
+      {"bounds", "scores"}, {"maxima"})
+build(scoring_kernel, dict(tile, dim=576, chunk=64, causal=True, mode="maxima"),
+      {"maxima"}, {"bounds", "words", "scores"})
+del tile["group"]
+build(headsum_kernel, dict(tile, dim=192, chunk=64, causal=True), {"lse", "sums"}, set())
+"""
+
+
+def test_scoring_kernels_fit_hopper(tmp_path):
+    pytest.importorskip("triton")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    program = f"import sys\nsys.path[:0] = {[str(KERNELS), *sys.path]!r}\n{CODE}"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    built = [[int(number) for number in line.split()] for line in done.stdout.splitlines()]
+    assert len(built) == 4, done.stderr[-2000:]
+    for shared, wgmma, shuffles in built:
+        assert shared <= 227 * 1024
+        assert wgmma > 0
+        assert shuffles <= 16  # a span's few, none for each of the tile's elements
