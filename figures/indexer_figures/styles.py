@@ -18,11 +18,14 @@ PALETTE = (
 _LINES = ("-", (0, (4, 2.5)), (0, (1.5, 1.5)), (0, (5, 2, 1.5, 2)), (0, (8, 3)))
 # As many markers as colours would repeat the same pair on every lap; ten make ninety pairs.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
+# A baseline's own colour, line and marker; one with settings, like exact:best_shared, takes the
+# next of _VARIANTS so that it cannot be mistaken for the plain one.
 _BASELINE_LOOKS = {
     "exact": ("#000000", (0, (4, 2)), "*"),
     "random": ("#8c8c8c", (0, (4, 2)), "x"),
     "sink_recent": ("#5f5f5f", (0, (1, 1.5)), "+"),
 }
+_VARIANTS = (((0, (1, 1)), "d"), ((0, (6, 1.5, 1, 1.5)), "h"), ((0, (2, 1)), "8"))
 
 RC: dict[str, Any] = {
     **sns.axes_style("ticks"),
@@ -83,8 +86,12 @@ def selector_looks(labels: Iterable[str]) -> dict[str, Look]:
         colour = PALETTE[index % len(PALETTE)]
         line = _LINES[index % len(_LINES)]
         looks[name] = Look(colour, line, _MARKERS[index % len(_MARKERS)], index, False)
+    varied = 0
     for index, name in enumerate(sorted(filter(is_baseline, names), key=_baseline_order)):
         colour, line, marker = _BASELINE_LOOKS[name.split(":", 1)[0]]
+        if name not in _BASELINE_LOOKS:
+            line, marker = _VARIANTS[varied % len(_VARIANTS)]
+            varied += 1
         looks[name] = Look(colour, line, marker, index, True)
     return looks
 

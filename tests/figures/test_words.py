@@ -113,3 +113,10 @@ def test_wrapped_lines_fit_and_lose_nothing() -> None:
 
 def test_shortened_labels_stay_distinct() -> None:
     assert distinct(["a…z", "b", "a…z"]) == ["a…z", "b", "a…z (2)"]
+
+
+def test_a_baseline_with_settings_does_not_look_like_the_plain_one() -> None:
+    looks = selector_looks(["exact", "exact:best_shared", "exact:head_sum", "random", "random:3"])
+    drawn = {(look.colour, look.line, look.marker) for look in looks.values()}
+    assert len(drawn) == len(looks) == 5
+    assert all(look.baseline for look in looks.values())
