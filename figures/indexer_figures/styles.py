@@ -20,12 +20,12 @@ _LINES = ("-", (0, (4, 2.5)), (0, (1.5, 1.5)), (0, (5, 2, 1.5, 2)), (0, (8, 3)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 # A baseline's own colour, line and marker; one with settings, like exact:best_shared, takes the
 # next of _VARIANTS so that it cannot be mistaken for the plain one.
-_BASELINE_LOOKS = {
+_BASELINE_LOOKS: dict[str, tuple[str, Any, str]] = {
     "exact": ("#000000", (0, (4, 2)), "*"),
     "random": ("#8c8c8c", (0, (4, 2)), "x"),
     "sink_recent": ("#5f5f5f", (0, (1, 1.5)), "+"),
 }
-_VARIANTS = (((0, (1, 1)), "d"), ((0, (6, 1.5, 1, 1.5)), "h"), ((0, (2, 1)), "8"))
+_VARIANTS: tuple[tuple[Any, str], ...] = (((0, (1, 1)), "d"), ((0, (6, 1.5, 1, 1.5)), "h"), ((0, (2, 1)), "8"))
 
 RC: dict[str, Any] = {
     **sns.axes_style("ticks"),
