@@ -4,14 +4,15 @@
     python analyses/training/evaluate.py needle-dsa --lengths 512,2048 --count 50 -o table.csv
 
 Exact match counts whole answers on files and keys that training never saw. Dense: the model attends
-to every key. Sparse: its own indexer selects `index_topk` keys, by transformers' own code.
+to every key. Sparse: its own indexer selects an eighth of the keys (at most its `index_topk`), by
+transformers' own code; `--budgets` asks for other numbers of keys.
 """
 
 import argparse
 import csv
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,33 +33,34 @@ from indexer_lab.training.models import load
 Row = dict[str, Any]
 
 
-def modes(model: Any) -> Iterator[tuple[str, int, AbstractContextManager[None]]]:
+def modes(
+    model: Any, budgets: list[int]
+) -> Iterator[tuple[str, int, AbstractContextManager[None]]]:
     """The ways to run a model: its name, keys a query (0: all) and the context to run it in."""
     yield "dense", 0, dense(model)
-    if indexers_of(model):
-        budget = int(model.config.index_topk)
+    for budget in budgets if indexers_of(model) else []:
         yield "sparse", budget, sparse(model, budget)
 
 
-def rows(name: str, lengths: list[int], tasks: list[str], count: int, seed: int) -> Iterator[Row]:
+def rows(name: str, length: int, budgets: list[int], asked: argparse.Namespace) -> Iterator[Row]:
     """One row a number: tasks in each mode, bits per byte, and the indexer's recall."""
     model, tokenizer = load(resolve(name), "cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(torch.bfloat16).eval()
-    for length in lengths:
-        shared = {"model": name, "tokens": length, "seed": seed}
-        for task in tasks:
-            samples = list(prompts(task, tokenizer, length, count, seed))
-            for mode, budget, inside in modes(model):
-                with inside:
-                    found = exact_match(model, tokenizer, samples, masked=mode == "sparse")
-                yield shared | entry(task, mode, budget, found.value, found.interval(), count)
-        with dense(model):
-            bits, ends = bits_per_byte(model, tokenizer, length, max(8, count // 4), seed)
-        yield shared | entry("bits per byte", "dense", 0, bits, ends, max(8, count // 4))
-        if indexers_of(model) and length > model.config.index_topk:
-            budget = int(model.config.index_topk)
-            share, ends = indexer_recall(model, tokenizer, length, budget, max(8, count // 4), seed)
-            yield shared | entry("indexer recall", "dense", budget, share, ends, max(8, count // 4))
+    budgets = budgets or [min(length // 8, getattr(model.config, "index_topk", 0))]
+    shared = {"model": name, "tokens": length, "seed": asked.seed}
+    for task in filter(None, asked.tasks.split(",")):
+        samples = list(prompts(task, tokenizer, length, asked.count, asked.seed))
+        for mode, budget, inside in modes(model, budgets):
+            with inside:
+                found = exact_match(model, tokenizer, samples, masked=mode == "sparse")
+            yield shared | entry(task, mode, budget, found.value, found.interval(), asked.count)
+    texts = max(8, asked.count // 4)
+    with dense(model):
+        bits, ends = bits_per_byte(model, tokenizer, length, texts, asked.seed)
+    yield shared | entry("bits per byte", "dense", 0, bits, ends, texts)
+    for budget in budgets if indexers_of(model) else []:
+        share, ends = indexer_recall(model, tokenizer, length, budget, texts, asked.seed)
+        yield shared | entry("indexer recall", "dense", budget, share, ends, texts)
 
 
 def entry(
@@ -86,14 +88,15 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=names(), help="names or folders")
     parser.add_argument("--lengths", default="512,1024,2048", help="tokens of a text")
     parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--budgets", default="", help="keys a query in sparse mode")
     parser.add_argument("--count", type=int, default=50, help="samples a task")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, help="CSV file for the same numbers")
     given = parser.parse_args()
-    lengths = [int(length) for length in given.lengths.split(",")]
+    budgets = [int(budget) for budget in filter(None, given.budgets.split(","))]
     table = []
-    for name in given.models:
-        for row in rows(name, lengths, given.tasks.split(","), given.count, given.seed):
+    for name, length in product(given.models, given.lengths.split(",")):
+        for row in rows(name, int(length), budgets, given):
             print(shown(row), flush=True)
             table.append(row)
     if given.output and table:
@@ -104,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -9,7 +9,6 @@ Every stage is one call of `indexer-lab train`; curves and states stay in the ou
 
 import argparse
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +33,9 @@ STAGES = {
         Stage("pretrain", "needle-dsa-1-short"),
         Stage("pretrain", "needle-dsa-2-lengthen"),
         Stage("pretrain", "needle-dsa-3-lengthen"),
-        Stage("indexer-warmup", "needle-dsa-4-warmup"),
-        Stage("indexer-sparse", "needle-dsa-5-sparse"),
+        Stage("pretrain", "needle-dsa-4-long"),
+        Stage("indexer-warmup", "needle-dsa-5-warmup"),
+        Stage("indexer-sparse", "needle-dsa-6-sparse"),
     ),
 }
 
@@ -84,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
