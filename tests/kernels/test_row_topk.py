@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from indexer_kernels.exact_topk import Tally
-from indexer_kernels.row_topk import row_topk
+from indexer_kernels.row_topk import row_topk, stored_candidates
 from indexer_kernels.topk import KernelError
 
 
@@ -33,6 +33,13 @@ def test_equals_a_stable_sort(name, k, device):
     expected, order = stable(scores, k)
     assert torch.equal(values, expected)
     assert torch.equal(positions, order)
+
+
+def test_candidates_are_few_on_mixed_rows(device):
+    """The bound uses the maximum of each group: about 1.15 k keys reach it, not 16 k."""
+    found, _ = stored_candidates(rows("mixed", 512).to(device), 8)
+    assert (found.counts >= 8).all()
+    assert (found.counts <= 24).all()
 
 
 def test_repairs_are_counted(device):

@@ -61,6 +61,17 @@ def test_the_whole_support_is_dense_attention(backend, device):
     torch.testing.assert_close(out, dense, rtol=1e-5, atol=1e-5)
 
 
+def test_a_later_larger_logit_fades_what_came_before(device):
+    """The largest logit is the last of 70 keys, in the second block that the kernel reads."""
+    queries, keys, values = operands(1, 1, 1, 70, 16, 16, torch.float32, device)
+    queries.fill_(1.0)
+    keys[:] = torch.arange(70.0, device=device)[:, None] / 320  # logits 0 to 3.45
+    support = torch.arange(70, device=device)[None, None]
+    found, _ = sparse_attention(queries, keys, values, support, backend="triton")
+    expected, _ = sparse_attention_reference(queries, keys, values, support)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("backend", ["triton", "torch"])
 def test_an_empty_support_gives_zero(backend, device):
     queries, keys, values = operands(1, 1, 2, 20, 16, 16, torch.float32, device)
