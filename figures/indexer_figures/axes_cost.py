@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 
 from indexer_figures.words import quantity
 
-_LABEL = 0.62  # inches for a label such as "500 MMAC" and the gap after it
+_LABEL, _LETTER = 0.41, 0.07  # inches for "500 k" and the gap after it, and for a unit's letter
 
 
 def place_costs(costs: pd.Series) -> pd.Series:
@@ -28,7 +28,8 @@ def cost_axis(ax: Axes, table: pd.DataFrame, unit: str, inches: float) -> None:
     pad = max((high / low) ** 0.06, 1.3)
     ax.set_xlim(low / pad, high * pad)
     per_inch = np.log(high * pad * pad / low) / inches
-    ticks = _ticks(positive.min(), high * pad, _LABEL * per_inch) if len(positive) else []
+    apart = (_LABEL + _LETTER * len(unit)) * per_inch
+    ticks = _ticks(positive.min(), high * pad, apart) if len(positive) else []
     labels = [quantity(tick, unit) for tick in ticks]
     if len(free):
         ticks, labels = [float(free.iloc[0]), *ticks], ["0", *labels]
@@ -40,12 +41,13 @@ def cost_axis(ax: Axes, table: pd.DataFrame, unit: str, inches: float) -> None:
 
 
 def _ticks(low: float, high: float, apart: float) -> list[float]:
-    """Round numbers from low to high whose logarithms lie `apart` or more."""
+    """Round numbers from low to high whose logarithms lie `apart` or more: the most that fit."""
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    for steps in ((1, 2, 5), (1, 3), (1,)):
+    best: list[float] = []
+    for steps in ((1, 2, 5), (1, 3), (1,), (2,), (5,)):
         every = [step * 10.0**power for power in powers for step in steps]
         inside = [tick for tick in every if low * 0.999 <= tick <= high]
-        if inside and (np.diff(np.log(inside)) >= apart).all():
-            return inside
-    step = int(np.ceil(apart / np.log(10)))
-    return inside[::step] or [float(f"{low:.2g}")]
+        if len(inside) > len(best) and (np.diff(np.log(inside)) >= apart).all():
+            best = inside
+    decades = [10.0**power for power in powers if low <= 10.0**power <= high]
+    return best or decades[:: int(np.ceil(apart / np.log(10)))] or [float(f"{low:.2g}")]

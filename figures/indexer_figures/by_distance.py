@@ -27,7 +27,11 @@ from indexer_figures.styles import Look, selector_looks
 from indexer_figures.summary import summarise
 from indexer_figures.words import count, percent
 
-DISTANCES = {"sink": "sink (first keys)", "local": "local (latest keys)", "far": "far (between)"}
+DISTANCES = {
+    "sink": "sink (positions 0–3)",
+    "local": "local (under 64 back)",
+    "far": "far (the rest)",
+}
 _COLUMNS = tuple(f"recall_{name}" for name in DISTANCES)
 
 
@@ -71,6 +75,7 @@ class ByDistance:
         axes[0, 0].set_yticks(places, labels)
         axes[0, 0].set_ylim(ends.iloc[-1] + 0.02, -0.02)
         notes = [rows_note(table, "Over samples, layers, heads and queries"), trivial_note(table)]
+        notes.append("Local: fewer than 64 tokens before the query, sink left out.")
         notes += missing_note(table, "recall by distance")
         return finish(figure, self.title, subtitle(table), _entries(), notes)
 

@@ -116,6 +116,8 @@ def _panel(ax: Axes, cells: pd.DataFrame, low: float, wide: float, tall: float) 
         cells, ax=ax, vmin=low, vmax=1.0, cmap="cividis", cbar=False, xticklabels=False,
         yticklabels=False, annot=roomy, fmt=".2f", annot_kws={"fontsize": 7}, rasterized=True,
     )  # fmt: skip
+    for text in ax.texts:  # cividis turns light half-way
+        text.set_color("white" if float(text.get_text()) < (1 + low) / 2 else "black")
     ax.tick_params(rotation=0, length=2.0)
     _ticks(ax, list(cells.columns), wide, "x")
     _ticks(ax, list(cells.index), tall, "y")

@@ -30,11 +30,13 @@ class Ruler:
         lines = self._lines(printable(text), width)
         if len(lines) <= max_lines:
             return lines
-        for keep in range(sum(map(len, lines)), 1, -2):
-            head, tail = printable(text)[: keep // 2], printable(text)[-(keep // 2) :]
-            if len(lines := self._lines(f"{head}…{tail}", width)) <= max_lines:
-                return lines
-        return ["…"]
+        spelled = printable(text)
+        low, high = 0, len(spelled) // 2  # letters to keep at either end
+        while low < high:
+            middle = (low + high + 1) // 2
+            fits = len(self._lines(_ends(spelled, middle), width)) <= max_lines
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return self._lines(_ends(spelled, low), width)
 
     def _lines(self, text: str, width: float) -> list[str]:
         if self.width(text) <= width:
@@ -70,6 +72,10 @@ def distinct(labels: list[str]) -> list[str]:
         seen[label] = seen.get(label, 0) + 1
         result.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
     return result
+
+
+def _ends(text: str, letters: int) -> str:
+    return f"{text[:letters]}…{text[len(text) - letters :]}"
 
 
 def _pieces(text: str) -> list[str]:

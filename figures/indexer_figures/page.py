@@ -109,7 +109,7 @@ def _write(figure: Figure, x: float, y: float, lines: Sequence[str], **options: 
 def _legend(figure: Figure, entries: Sequence[Entry], room: float) -> Legend:
     """The legend with the most columns that fits in `room` inches."""
     ruler = Ruler(figure, 7)
-    labels = distinct(["\n".join(ruler.wrap(label, room - 0.45, 4)) for _, label in entries])
+    labels = distinct(["\n".join(ruler.wrap(label, room - 0.45, 2)) for _, label in entries])
     for columns in range(min(len(entries), 6), 0, -1):
         legend = _build_legend(figure, [handle for handle, _ in entries], labels, columns)
         if columns == 1 or _width(legend) <= room:

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -12,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from indexer_figures.drawing import settings
 from indexer_figures.errors import FigureError
 from indexer_figures.kind import FigureKind
 from indexer_figures.page import DPI
 from indexer_figures.scope import DEFAULT, Choice
-from indexer_figures.styles import RC, selector_looks
+from indexer_figures.styles import selector_looks
 from indexer_figures.table import FIGURES
 
 
@@ -51,12 +50,8 @@ def render(
     kind = figure_named(name)
     table = kind.table(scores, choice)
     looks = selector_looks(scores["selector"].unique())
-    with warnings.catch_warnings():
-        # A label may hold characters that the font lacks: it is drawn with boxes, in full in CSV.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
-        figure = kind.draw(table, looks)
-        pictures = {suffix: _picture(figure, suffix) for suffix in ("png", "svg")}
+    figure = kind.draw(table, looks)
+    pictures = {suffix: _picture(figure, suffix) for suffix in ("png", "svg")}
     files = {**pictures, "csv": table.to_csv(index=False, lineterminator="\n").encode()}
     reading = kind.reading(table)
     alt = f"{kind.title}. {kind.shape}. {reading}"
@@ -92,7 +87,7 @@ def _picture(figure: Figure, suffix: str) -> bytes:
     # Without these two, matplotlib would write the date and its own version into the file.
     metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[suffix]
     stream = io.BytesIO()
-    with rc_context(RC):
+    with settings():
         figure.savefig(stream, format=suffix, dpi=DPI, metadata=metadata)
     return stream.getvalue()
 
