@@ -1,6 +1,6 @@
 """How long `indexer-lab --help` takes to answer, beside an interpreter that does nothing.
 
-    python benchmarks/start_up.py
+python benchmarks/start_up.py
 """
 
 from __future__ import annotations
