@@ -25,7 +25,11 @@ _BASELINE_LOOKS: dict[str, tuple[str, Any, str]] = {
     "random": ("#8c8c8c", (0, (4, 2)), "x"),
     "sink_recent": ("#5f5f5f", (0, (1, 1.5)), "+"),
 }
-_VARIANTS: tuple[tuple[Any, str], ...] = (((0, (1, 1)), "d"), ((0, (6, 1.5, 1, 1.5)), "h"), ((0, (2, 1)), "8"))
+_VARIANTS: tuple[tuple[Any, str], ...] = (
+    ((0, (1, 1)), "d"),
+    ((0, (6, 1.5, 1, 1.5)), "h"),
+    ((0, (2, 1)), "8"),
+)
 
 RC: dict[str, Any] = {
     **sns.axes_style("ticks"),
