@@ -70,7 +70,7 @@ def test_needles_are_whole_lines_of_the_context_in_order(task):
             assert needle.depth == pytest.approx(needle.start / len(context))
 
 
-@pytest.mark.parametrize("task", set(TASKS) - {"counting"})
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "counting"])
 def test_the_answer_stands_in_the_needles(task):
     for sample in prompts(task, pieces, LENGTH, 4):
         planted = " ".join(sample.text[needle.start : needle.end] for needle in sample.needles)
