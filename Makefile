@@ -1,4 +1,4 @@
-# make demo · make test · make check · make bench · make clean
+# make demo · make test · make check · make bench · make models · make clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 SOURCES := indexer_lab kernels probes figures tests analyses benchmarks
 
-.PHONY: demo test check bench clean environment
+.PHONY: demo test check models bench clean environment
 
 demo: $(VENV)/.ready
 	$(BIN)/indexer-lab demo --output demo --force
@@ -18,6 +18,10 @@ check: $(VENV)/.ready-check
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
+
+# Trains the shipped models again; the cards in docs/models say what to expect.
+models: $(VENV)/.ready
+	$(BIN)/python analyses/training/make_models.py needle-dsa -o runs --resume
 
 bench: $(VENV)/.ready-test
 	$(BIN)/python benchmarks/run.py

@@ -56,8 +56,11 @@ def _overlay(
         NARROW, 2.9 if chart.counts else 2.1, 1 + chart.counts, sharex="col", gridspec_kw=ratios
     )
     main, bottom = axes[0, 0], axes[-1, 0]
+    # Bands of the baselines would turn the panel grey; alone they are all there is to show.
+    banded = [name for name in names if not looks[name].baseline] or names
     for name in reversed(names):
-        _curve(main, table[table["selector"] == name], chart, name, looks[name], band=True)
+        rows = table[table["selector"] == name]
+        _curve(main, rows, chart, name, looks[name], band=name in banded)
     _dress(main, table, chart)
     if chart.counts:
         _count_bars(bottom, table, chart)

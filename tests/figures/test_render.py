@@ -117,9 +117,17 @@ def test_lines_plot_the_csv(
     assert drawn == set(table["selector"]) >= set(selectors)
 
 
-def test_bands_run_from_p10_to_p90(scores: pd.DataFrame) -> None:
+BASELINES = {"exact", "random", "sink_recent"}
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_bands_run_from_p10_to_p90(scores: pd.DataFrame, alone: bool) -> None:
+    """Selectors have a band each; baselines only where there is nothing else to look at."""
     kind = FIGURES["recall_by_layer"]
     table = kind.table(scores)
+    baseline = table["selector"].isin(BASELINES)
+    table = table[baseline] if alone else table
+    banded = table if alone else table[~baseline]
     ax = kind.draw(table).axes[0]
     edges = {
         (round(float(x), 9), round(float(y), 9))
@@ -127,7 +135,9 @@ def test_bands_run_from_p10_to_p90(scores: pd.DataFrame) -> None:
         for path in band.get_paths()
         for x, y in path.vertices
     }
-    for row in table.to_dict("records"):
+    fills = [band for band in ax.collections if type(band).__name__ == "FillBetweenPolyCollection"]
+    assert len(fills) == banded["selector"].nunique() > 0
+    for row in banded.to_dict("records"):
         assert (row["layer"], round(row["p10"], 9)) in edges
         assert (row["layer"], round(row["p90"], 9)) in edges
 
