@@ -46,10 +46,10 @@ class Limits:
     length: int | None
 
 
-def limits_of(model: Any) -> Limits:
-    """The limits that a transformers model's configuration states."""
-    config = model.config.get_text_config()
-    return Limits(config.vocab_size, getattr(config, "max_position_embeddings", None))
+def limits_of(config: Any) -> Limits:
+    """The limits that a transformers configuration states."""
+    text = config.get_text_config()
+    return Limits(text.vocab_size, getattr(text, "max_position_embeddings", None))
 
 
 def encode(prompts: list[Prompt], tokenizer: Any, limits: Limits) -> list[Encoded]:
@@ -173,6 +173,6 @@ def _room_for(folder: Path, record: LayerRecord) -> None:
         )
 
 
-def layers_of(model: Any, text: str | None) -> list[int]:
-    """The layers that `--layers` names on this model."""
-    return parse_layers(text, model.config.get_text_config().num_hidden_layers)
+def layers_of(config: Any, text: str | None) -> list[int]:
+    """The layers that `--layers` names on a model of this transformers configuration."""
+    return parse_layers(text, config.get_text_config().num_hidden_layers)

@@ -42,4 +42,4 @@ def command(**given: Any) -> None:
             click.echo(f"{figure.name}: {figure.reading}")
         for name, reason in drawn.left_out.items():
             click.echo(f"not drawn, {name}: {reason}")
-        click.echo(f"{len(drawn.made)} figures are in {given['output']}")
+        click.echo(f"figures drawn: {len(drawn.made)}, in {given['output']}")

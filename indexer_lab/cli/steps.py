@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -44,23 +45,38 @@ def capture_step(
 
     import torch
 
-    from indexer_lab.reference import resolve
     from indexer_probes.loading import load_model, load_tokenizer
 
-    place = resolve(model)
     torch.manual_seed(seed)
+    place, config = _find(model, revision, trust_remote_code)
+    chosen = capturing.layers_of(config, layers)
     tokenizer = None
     if asked is None or any(prompt.text is not None for prompt in asked):
         tokenizer = load_tokenizer(place, revision, trust_remote_code)
-    loaded = load_model(place, revision, dtype, device, trust_remote_code)
     if asked is None:
         asked = built_in(tasks, tokenizer, length, samples, seed)[:limit]
-    encoded = capturing.encode(asked, tokenizer, capturing.limits_of(loaded))
-    chosen = capturing.layers_of(loaded, layers)
+    encoded = capturing.encode(asked, tokenizer, capturing.limits_of(config))
+    loaded = load_model(place, revision, dtype, device, trust_remote_code)
     plan = capturing.Plan(chosen, rule, positions, values, witnesses)
     facts = capturing.manifest(loaded, model, revision, encoded, plan, seed)
     with progress("capture", len(encoded), quiet) as advance:
         return capturing.run(loaded, encoded, plan, facts, output, resume, force, advance)
+
+
+def _find(model: str, revision: str | None, trust_remote_code: bool) -> tuple[str, Any]:
+    """Where a model is and its configuration, read before any weight so that a wrong name, family
+    or layer costs nothing. Raises ProbeError, or InputError when a shipped name was misspelled."""
+    from indexer_lab.reference import names, resolve
+    from indexer_probes.errors import ProbeError
+    from indexer_probes.loading import load_config
+
+    place = resolve(model)
+    try:
+        return place, load_config(place, revision, trust_remote_code)
+    except ProbeError as error:
+        if close := difflib.get_close_matches(model, names(), n=1):
+            raise InputError(f"unknown model {model!r}: did you mean {close[0]!r}?") from error
+        raise
 
 
 def built_in(
@@ -69,10 +85,6 @@ def built_in(
     """Prompts from the task generators: real text with needles planted in it."""
     from indexer_lab.tasks import prompts
 
-    if tokenizer is None:
-        raise InputError(
-            "--task needs a model with a tokenizer; give --prompts with input_ids instead"
-        )
     return [
         Prompt(
             id=sample.id,

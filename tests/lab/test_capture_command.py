@@ -157,7 +157,7 @@ def test_a_full_disk_is_known_before_the_layer_is_written(models, prompts, tmp_p
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (["--model", "needle-das"], "needle-das"),
+        (["--model", "needle-das"], "unknown model 'needle-das': did you mean 'needle-dsa'?"),
         (["--model", "{models}/gpt2"], "gpt2"),
         (["--model", "{models}/nothing"], "nothing"),
         (["--layers", "0,2"], "layers 0 to 1"),
