@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from indexer_lab.selectors.base import Selector
+from indexer_lab.selectors.dial import Dial
 from indexer_lab.selectors.exact import Exact
 from indexer_lab.selectors.faiss_index import Faiss
 from indexer_lab.selectors.lightning import Lightning
@@ -18,6 +19,7 @@ from indexer_lab.selectors.sink_recent import SinkRecent
 
 SELECTORS: dict[str, Callable[..., Any]] = {
     "exact": Exact,
+    "dial": Dial,
     "random": Random,
     "sink_recent": SinkRecent,
     "native": Native,

@@ -27,19 +27,23 @@ class Random:
     seed: int = 0
 
     def fit(self, record: LayerRecord) -> Ranker:
-        device = record.queries.device
-        head = torch.arange(record.heads, device=device)[:, None]
-        key = torch.arange(record.length, device=device)
-
         def score(rows: slice) -> Tensor:
-            start = _hash(_hash(_hash(head, self.seed), record.layer), record.positions[rows])
-            return _hash(start[..., None], key).bitwise_and_(0xFFFFFF).float()
+            return lots(record, rows, self.seed, record.heads)
 
         return ScoreRanker(record, score, record.heads, width=4 * record.heads)
 
     def cost(self, record: LayerRecord, budget: int) -> Cost:
         """Nothing is read: a hash of positions decides."""
         return Cost(bytes_read=0.0, multiply_adds=0.0)
+
+
+def lots(record: LayerRecord, rows: slice, seed: int, sets: int) -> Tensor:
+    """float32 [set, row, key]: each key's lot, a whole number below 2**24, all equally likely."""
+    device = record.queries.device
+    one_set = torch.arange(sets, device=device)[:, None]
+    key = torch.arange(record.length, device=device)
+    start = _hash(_hash(_hash(one_set, seed), record.layer), record.positions[rows])
+    return _hash(start[..., None], key).bitwise_and_(0xFFFFFF).float()
 
 
 def _hash(state: Tensor, value: Tensor | int) -> Tensor:

@@ -18,6 +18,11 @@ faiss = pytest.importorskip("faiss")
 KEYS, ROWS = 150, 12
 SPELLINGS = {  # selectors whose default spelling is not the whole of them, or not enough
     "exact": ["exact", "exact:head_sum", "exact:best_shared"],
+    "dial": [
+        *("dial:precision=0.6", "dial:precision=0.6,fill=next", "dial:precision=1"),
+        *("dial:precision=0.3,keep=uniform,target=kv_group", "dial:0:fill=next,keep=uniform"),
+        "dial:precision=0.5,target=best_shared",
+    ],
     "lightning": [
         *(f"lightning:precision={form}" for form in ("native", "fp8", "fp4", "int8")),
         "lightning:precision=fp8,hadamard=false",
@@ -210,6 +215,9 @@ def test_sinks_come_first_then_the_most_recent():
         ("faiss:NSG16,Flat", "graph"),
         ("faiss:IMI2x4,Flat", "not implemented for inner"),
         ("lightning:precision=native,hadamard=true", "rounds nothing"),
+        ("dial", "needs precision"),
+        ("dial:precision=1.2", r"precision = 1.2; expected a share in 0..1"),
+        ("dial:precision=0.5,target=head_mean", "head_mean.*did you mean"),
         ("sink_recent:sinks=-1", "sinks = -1"),
         ("recorded:missing.npy", "no such file"),
         ("recorded", "needs path"),
