@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,46 @@ def capture_step(
 ) -> Capture:
     """Loads the model, encodes the prompts and captures every sample; see `capture --help`."""
     rule = parse(positions, seed)
+    loaded = load_step(
+        model, revision, prompts, tasks, length, samples, limit, layers, device, dtype,
+        trust_remote_code, seed,
+    )  # fmt: skip
+    encoded = loaded.encoded
+    plan = capturing.Plan(loaded.layers, rule, positions, values, witnesses)
+    facts = capturing.manifest(loaded.model, model, revision, encoded, plan, seed)
+    with progress("capture", len(encoded), quiet) as advance:
+        return capturing.run(loaded.model, encoded, plan, facts, output, resume, force, advance)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and what it is to read.
+
+    tokenizer: None when every prompt came as ids. layers: those that were asked for.
+    """
+
+    model: Any
+    tokenizer: Any
+    encoded: list[capturing.Encoded]
+    layers: list[int]
+
+
+def load_step(
+    model: str,
+    revision: str | None,
+    prompts: Path | None,
+    tasks: tuple[str, ...],
+    length: int,
+    samples: int,
+    limit: int | None,
+    layers: str | None,
+    device: str,
+    dtype: str,
+    trust_remote_code: bool,
+    seed: int,
+) -> Loaded:
+    """The model, its tokenizer where one is needed, the prompts in token ids, and the layers that
+    a text like 0,3,10-20 names (None: all)."""
     if (prompts is None) == (not tasks):
         raise InputError("give either --prompts FILE or --task NAME: what should the model read?")
     asked = read(prompts, limit) if prompts is not None else None
@@ -57,10 +98,7 @@ def capture_step(
         asked = built_in(tasks, tokenizer, length, samples, seed)[:limit]
     encoded = capturing.encode(asked, tokenizer, capturing.limits_of(config))
     loaded = load_model(place, revision, dtype, device, trust_remote_code)
-    plan = capturing.Plan(chosen, rule, positions, values, witnesses)
-    facts = capturing.manifest(loaded, model, revision, encoded, plan, seed)
-    with progress("capture", len(encoded), quiet) as advance:
-        return capturing.run(loaded, encoded, plan, facts, output, resume, force, advance)
+    return Loaded(loaded, tokenizer, encoded, chosen)
 
 
 def _find(model: str, revision: str | None, trust_remote_code: bool) -> tuple[str, Any]:

@@ -74,3 +74,22 @@ def print_summary(summary: pd.DataFrame, measures: list[str]) -> None:
             cells = [row[f"{measure}_{stat}"] for measure in measures for stat in stats]
             table.add_row(row["selector"], str(row["sets"]), *_cells(*cells))
         _show(table)
+
+
+def print_quality(summary: pd.DataFrame) -> None:
+    """One table per mode, one line per budget, layer and selector."""
+    from indexer_lab.quality.summary import SHOWN
+
+    for mode, part in summary.groupby("mode", sort=False):
+        table = Table(title=f"{mode}, {part['samples'].iloc[0]:,} samples", title_justify="left")
+        for name in ("budget", "layer", "selector"):
+            table.add_column(name, overflow="fold")
+        stats = [(name, stat) for name in SHOWN[str(mode)] for stat in ("mean", "median", "max")]
+        for name, stat in stats:
+            table.add_column(f"{name.replace('_', ' ')}\n{stat}", justify="right")
+        for row in part.to_dict("records"):
+            budget = str(row["budget"] or "–")
+            layer = "all" if row["layer"] < 0 else str(row["layer"])
+            cells = _cells(*(row[f"{name}_{stat}"] for name, stat in stats))
+            table.add_row(budget, layer, row["selector"], *cells)
+        _show(table)

@@ -74,4 +74,9 @@ def matches(sample: Sample, continuation: str) -> bool:
 
     continuation: what the model wrote after `sample.text`. Spaces at the ends do not count.
     """
-    return continuation.strip(" ").split("\n", 1)[0].strip() == sample.answer
+    return says(continuation) == sample.answer
+
+
+def says(continuation: str) -> str:
+    """What a continuation answers: its first line, without spaces at the ends."""
+    return continuation.strip(" ").split("\n", 1)[0].strip()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -30,6 +31,42 @@ def attend(call: AttentionCall, rule: MaskRule) -> Tensor:
         keys = _span(positions, rule)
         outputs.append(part(call, rows, keys, allowed(call, rule, positions, keys)))
     return torch.cat(outputs, dim=1)
+
+
+def attend_selected(call: AttentionCall, rule: MaskRule, support: Tensor, start: int) -> Tensor:
+    """The output [1, query, head, value_dim] when the queries from row `start` on attend only to
+    their support, and the earlier ones to all that the rule shows; a native selection is ignored.
+
+    support: int64 [set, query from start, k], -1 anywhere marks an empty place; sets divide the
+             query heads evenly and serve neighbouring heads. A query whose support holds no visible
+             key attends to nothing: its output is zero.
+    A support that holds every visible key of every query is the dense attention, to the bit.
+    """
+    dense = replace(call, indices=None)
+    tail = replace(dense, queries=call.queries[:, :, start:])
+    part = _sdpa if rule.sinks is None else _eager_output
+    outputs, complete = [], True
+    for rows, positions in _chunks(tail, rule):
+        keys = _span(positions, rule)
+        visible = rule.visible(positions - keys.start, keys.stop - keys.start)
+        seen = visible & _members(support[:, rows], call.length)[..., keys]
+        complete &= bool((seen == visible).all())
+        seen = seen.repeat_interleave(call.queries.shape[1] // len(support), dim=0)
+        nothing = ~seen.any(-1)  # (head, row)
+        output = part(tail, rows, keys, seen)
+        outputs.append(output.masked_fill(nothing.mT[None, :, :, None], 0))
+    if complete:
+        return attend(dense, rule)
+    selected = torch.cat(outputs, dim=1)
+    return selected if start == 0 else torch.cat([attend(dense, rule)[:, :start], selected], dim=1)
+
+
+def _members(support: Tensor, length: int) -> Tensor:
+    """bool [set, row, key]: which keys each row's support names."""
+    shape = (*support.shape[:-1], length + 1)  # one place more, where the pads go
+    places = support.masked_fill(support < 0, length)
+    members = torch.zeros(shape, dtype=torch.bool, device=support.device)
+    return members.scatter_(-1, places, True)[..., :length]
 
 
 def witness(call: AttentionCall, rule: MaskRule, positions: Tensor, count: int) -> Witness | None:
@@ -104,7 +141,7 @@ def _sdpa(call: AttentionCall, rows: slice, keys: slice, mask: Tensor | None) ->
         call.queries[:, :, rows],
         call.keys[:, :, keys],
         call.values[:, :, keys],
-        None if mask is None else mask[None, None],
+        None if mask is None else _four_axes(mask),
         scaling=call.scale,
     )
     return output
@@ -125,8 +162,13 @@ def _eager(
         call.queries[:, :, rows],
         call.keys[:, :, keys],
         call.values[:, :, keys],
-        bias[None, None],
+        _four_axes(bias),
         scaling=call.scale,
         dropout=0.0,
         **call.extra,
     )
+
+
+def _four_axes(mask: Tensor) -> Tensor:
+    """[1, head or 1, row, key] of a mask for all heads or one a head."""
+    return mask[None] if mask.ndim == 3 else mask[None, None]

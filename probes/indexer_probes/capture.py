@@ -125,7 +125,7 @@ def capture(
     if model.training:
         raise ProbeError("the model is in training mode; call model.eval() before capturing")
     session = session_of(model)
-    wanted = _wanted(layers, session)
+    wanted = wanted_layers(layers, session)
     probe = Probe(on_record, session.family, wanted, rows, values, witnesses)
     session.join(probe)
     try:
@@ -134,7 +134,8 @@ def capture(
         session.leave(probe)
 
 
-def _wanted(layers: Iterable[int] | None, session: Session) -> tuple[int, ...]:
+def wanted_layers(layers: Iterable[int] | None, session: Session) -> tuple[int, ...]:
+    """These layer numbers, increasing, each once. Raises ProbeError for one that is not there."""
     known = sorted(session.layers.values())
     wanted = known if layers is None else sorted(set(layers))
     strange = [layer for layer in wanted if layer not in known]

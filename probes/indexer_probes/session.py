@@ -34,13 +34,17 @@ _SESSIONS: list[Session] = []
 
 
 class Listener(Protocol):
-    """Takes a layer's call while the layer runs; `layers` says which it wants."""
+    """Takes a layer's call while the layer runs; `layers` says which it wants.
+
+    What `take` returns, [1, query, head, value_dim], is the layer's attention output in the model's
+    own place; None leaves that to the model's rule.
+    """
 
     layers: tuple[int, ...]
 
     def take(
         self, call: AttentionCall, layer: int, heard: dict[str, Tensor], operands: Operands | None
-    ) -> None: ...
+    ) -> Tensor | None: ...
 
 
 class Session:
@@ -82,14 +86,20 @@ class Session:
                 setattr(config, _CONFIG_KEY, NAME)
             yield
 
-    def hear(self, call: AttentionCall) -> None:
-        """Hands one attention call to the listeners of its layer, in the order they came."""
+    def hear(self, call: AttentionCall) -> Tensor | None:
+        """Hands one attention call to the listeners of its layer, in the order they came.
+
+        returns: the output that a listener put in the model's place, or None.
+        """
         layer = self.layers[call.attention]
         heard, watch = self._heard.pop(layer, {}), self._watched.pop(layer, None)
         listeners = [each for each in self.listeners if layer in each.layers]
         operands = watch.operands() if watch is not None and listeners else None
-        for listener in listeners:
-            listener.take(call, layer, heard, operands)
+        taken = [listener.take(call, layer, heard, operands) for listener in listeners]
+        answers = [answer for answer in taken if answer is not None]
+        if len(answers) > 1:
+            raise ProbeError(f"layer {layer}: two steerings are open on it; leave one first")
+        return answers[0] if answers else None
 
     def _listen(self, attention: Attention, layer: int, undo: ExitStack) -> None:
         for name, module in self.family.overheard(attention).items():
@@ -181,10 +191,9 @@ def probing_attention(
     rule = family.mask(module)
     if attention_mask is not None:
         _expect_rule(call, attention_mask)
-    for session in _SESSIONS:
-        if module in session.layers:
-            session.hear(call)
-    return attend(call, rule), None
+    answers = [session.hear(call) for session in _SESSIONS if module in session.layers]
+    steered = next((answer for answer in answers if answer is not None), None)
+    return (attend(call, rule) if steered is None else steered), None
 
 
 def probing_mask(

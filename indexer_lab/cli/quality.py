@@ -1,0 +1,89 @@
+"""indexer-lab quality"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from indexer_lab.cli import options
+
+
+@click.command("quality", short_help="Run a model on what a selector picks, and see what it costs.")
+@click.option("--model", required=True, help="Shipped model, folder, or hub id.")
+@click.option("--revision", help="Branch, tag or commit on the hub.")
+@click.option(
+    "--prompts", type=click.Path(path_type=Path), help="JSONL with id and text or input_ids."
+)
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    help="Built-in prompts instead: a task of `ls tasks`; repeatable.",
+)
+@click.option(
+    "--length", type=int, default=2048, show_default=True, help="Tokens of a built-in prompt."
+)
+@click.option(
+    "--samples", type=int, default=8, show_default=True, help="Built-in prompts per task."
+)
+@click.option("--limit", type=int, help="At most this many prompts.")
+@click.option(
+    "--selector",
+    "selectors",
+    multiple=True,
+    help="Like dial:precision=0.6; repeatable. dense, exact, random and sink_recent always run.",
+)
+@click.option(
+    "--budget", "budgets", default="256", show_default=True, help="Keys per query: 64,256."
+)
+@click.option(
+    "--mode",
+    "modes",
+    multiple=True,
+    help="replay (default), decode or prefill+decode; repeatable.",
+)
+@click.option(
+    "--tokens", type=int, default=16, show_default=True, help="Most tokens to generate or replay."
+)
+@click.option("--swap-layers", help="Also select in one layer at a time: 0,3,10-20 or all.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="The model's dtype.",
+)
+@click.option(
+    "--trust-remote-code", is_flag=True, help="Run Python code that comes with the model."
+)
+@options.config
+@options.seed
+@options.output("the quality rows")
+@options.rerun
+@options.talk
+def command(**given: Any) -> None:
+    """Run a model while its attention sees only what a selector picks, one sequence at a time.
+
+    \b
+    replay          the dense run's tokens, prompt dense, the rest sparse: NLL and KL per token
+    decode          the model's own tokens, prompt dense, the rest sparse: does it still answer?
+    prefill+decode  the model's own tokens, everything sparse
+    \b
+    indexer-lab quality --model needle-dsa --task multi_key --mode replay --mode decode \\
+        --selector lightning --selector dial:precision=0.6 --budget 64,256 -o quality/
+    """
+    from indexer_lab.cli.quality_step import quality_step
+    from indexer_lab.quality.summary import summarise
+
+    quality = quality_step(**given)
+    summary = summarise(quality.frame())
+    if given["as_json"]:
+        click.echo(summary.to_json(orient="records", indent=2))
+    elif not given["quiet"]:
+        from indexer_lab.cli.tables import print_quality
+
+        print_quality(summary)
+        click.echo(f"quality rows are in {quality.path}")

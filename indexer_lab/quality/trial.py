@@ -1,0 +1,84 @@
+"""What a quality run asks, one trial at a time: mode, selector, budget and layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from indexer_lab.selectors import selector
+from indexer_probes.records import LayerRecord
+from indexer_probes.steering import Choose
+
+BASELINES = ("exact", "random", "sink_recent")
+DENSE = "dense"
+ALL_LAYERS = -1
+MODES = {
+    "replay": "teacher-forced on the dense run's tokens; prompt dense, the rest sparse",
+    "decode": "the model's own greedy tokens; prompt dense, the rest sparse",
+    "prefill+decode": "the model's own greedy tokens; everything sparse",
+}
+"""Mode -> what it does. The last prompt token's query, the one that answers, is sparse in all."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to run a sample. layer: the only one to select in, or ALL_LAYERS.
+
+    The dense trial has budget 0 and selects nowhere.
+    """
+
+    mode: str
+    selector: str
+    budget: int
+    layer: int = ALL_LAYERS
+
+    @property
+    def layers(self) -> tuple[int, ...] | None:
+        """What `steer` is to select in."""
+        if self.selector == DENSE:
+            return ()
+        return None if self.layer == ALL_LAYERS else (self.layer,)
+
+    def first(self, prompt: int) -> int:
+        """The first sparse position of a prompt of that many tokens."""
+        return 0 if self.mode == "prefill+decode" else prompt - 1
+
+    def choose(self) -> Choose:
+        """The selector on a live record."""
+        made = selector("exact" if self.selector == DENSE else self.selector)
+
+        def pick(record: LayerRecord) -> Tensor:
+            return made.fit(record).top(self.budget)
+
+        return pick
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What one run asks of every sample.
+
+    selectors: as spelled on the command line; the baselines always run too.
+    swaps:     layers to select in one at a time, beside all at once.
+    tokens:    at most this many are generated, or replayed.
+    """
+
+    modes: tuple[str, ...]
+    selectors: tuple[str, ...]
+    budgets: tuple[int, ...]
+    swaps: tuple[int, ...]
+    tokens: int
+
+    def labels(self) -> list[str]:
+        """Every selector to run, baselines first, each once."""
+        return list(dict.fromkeys((*BASELINES, *self.selectors)))
+
+    def trials(self) -> Iterator[Trial]:
+        """Every trial, dense first in its mode."""
+        for mode in self.modes:
+            yield Trial(mode, DENSE, 0)
+            for label in self.labels():
+                for budget in self.budgets:
+                    for layer in (ALL_LAYERS, *self.swaps):
+                        yield Trial(mode, label, budget, layer)

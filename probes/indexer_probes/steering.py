@@ -1,0 +1,111 @@
+"""Make a model attend only to what a selection names, and back exactly as it was.
+
+>>> with steer(model, lambda record: exact.fit(record).top(256)):
+...     model(input_ids=ids, use_cache=False)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from indexer_probes.attention import attend, attend_selected
+from indexer_probes.capture import wanted_layers
+from indexer_probes.errors import ProbeError
+from indexer_probes.families import AttentionCall, Family
+from indexer_probes.indexer import Operands, index_record
+from indexer_probes.records import LayerRecord, PlainKeys
+from indexer_probes.session import Session, session_of
+
+Choose = Callable[[LayerRecord], Tensor]
+"""Maps a live record to the support: int64 [set, query, k] over its keys, -1 pads."""
+
+
+class Steering:
+    """One open steering: which layers it selects in, and from which position on."""
+
+    def __init__(self, choose: Choose, session: Session, selected: tuple[int, ...], first: int):
+        self.layers = tuple(sorted(session.layers.values()))  # the others are made dense
+        self._choose = choose
+        self._family: Family = session.family
+        self._selected = selected
+        self._first = first
+
+    def take(
+        self, call: AttentionCall, layer: int, heard: dict[str, Tensor], operands: Operands | None
+    ) -> Tensor:
+        """The layer's attention output, steered where it is to be."""
+        rule = self._family.mask(call.attention)
+        start = max(0, self._first - call.first)
+        if layer not in self._selected or start >= call.rows:
+            return attend(replace(call, indices=None), rule)
+        with torch.no_grad():
+            record = self._record(call, layer, operands, start)
+            support = self._choose(record)
+        _check(support, record)
+        return attend_selected(call, rule, support, start)
+
+    def _record(
+        self, call: AttentionCall, layer: int, operands: Operands | None, start: int
+    ) -> LayerRecord:
+        """The live record of the steered rows; its tensors are the model's own, not copies."""
+        rows = torch.arange(start, call.rows, device=call.queries.device)
+        positions, indexer = rows + call.first, self._family.indexer(call.attention)
+        native = None
+        if operands is not None and indexer is not None:
+            native = index_record(operands, indexer, rows, positions, layer)
+        return LayerRecord(
+            layer=layer,
+            queries=call.queries[0].detach()[:, start:],
+            keys=PlainKeys(call.keys[0].detach(), call.values[0].detach()),
+            positions=positions,
+            scale=float(call.scale),
+            mask=self._family.mask(call.attention),
+            indexer=native,
+        )
+
+
+@contextmanager
+def steer(
+    model: nn.Module, choose: Choose, layers: Iterable[int] | None = None, first: int = 0
+) -> Iterator[Steering]:
+    """While the body runs, the model's attention sees only what `choose` picks.
+
+    choose: called once for each selected layer and forward, with the record of the queries that it
+            chooses for: a whole prefill's, or a decode step's one query against the whole cache.
+    layers: where to select; None for all. Every other layer is dense, a native indexer switched
+            off: `layers=()` is the dense model.
+    first:  queries before this position are dense.
+    Works behind a DynamicCache and beside `capture`. On leaving, the model is as it was.
+    Raises ProbeError as `capture` does, and for a support that cannot belong to the record.
+    """
+    if model.training:
+        raise ProbeError("the model is in training mode; call model.eval() before steering")
+    session = session_of(model)
+    named = None if layers is None else tuple(layers)
+    selected = () if named == () else wanted_layers(named, session)
+    steering = Steering(choose, session, selected, first)
+    session.join(steering)
+    try:
+        yield steering
+    finally:
+        session.leave(steering)
+
+
+def _check(support: Tensor, record: LayerRecord) -> None:
+    """Raises ProbeError for a support of the wrong shape or with positions that are no keys."""
+    shape = tuple(support.shape)
+    fits = support.ndim == 3 and shape[1] == record.rows and record.heads % max(shape[0], 1) == 0
+    if support.dtype != torch.int64 or not fits or not shape[0]:
+        raise ProbeError(
+            f"layer {record.layer}: a support {shape} of {support.dtype} cannot serve "
+            f"{record.heads} heads and {record.rows} queries; expected int64 [set, query, k]"
+        )
+    if support.numel() and int(support.max()) >= record.length:
+        raise ProbeError(
+            f"layer {record.layer}: the support names key {int(support.max())} of {record.length}"
+        )
