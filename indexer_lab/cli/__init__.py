@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("validate", "Prove that a capture gives back the model's own attention."),
     "score": ("score", "Hold selectors against the exact top-k of a capture."),
     "quality": ("quality", "Run a model on what a selector picks, and see what that costs."),
+    "relate": ("relate", "What fidelity says of quality: correlations, thresholds, predictors."),
     "figures": ("figures", "Draw the figures of a score table."),
     "train": ("train", "Train reference models and Lightning Indexers."),
     "ls": ("ls", "List what is known: selectors, targets, measures, tasks, families, figures."),

@@ -76,6 +76,17 @@ def print_summary(summary: pd.DataFrame, measures: list[str]) -> None:
         _show(table)
 
 
+def print_frame(title: str, frame: pd.DataFrame) -> None:
+    """A data frame as it is, one line a row."""
+    table = Table(title=title, title_justify="left")
+    for name in frame:
+        numeric = pd.api.types.is_numeric_dtype(frame[name])
+        table.add_column(str(name), justify="right" if numeric else "left", overflow="fold")
+    for row in frame.to_dict("records"):
+        table.add_row(*_cells(*row.values()))
+    _show(table)
+
+
 def print_quality(summary: pd.DataFrame) -> None:
     """One table per mode, one line per budget, layer and selector."""
     from indexer_lab.quality.summary import SHOWN
@@ -84,7 +95,7 @@ def print_quality(summary: pd.DataFrame) -> None:
         table = Table(title=f"{mode}, {part['samples'].iloc[0]:,} samples", title_justify="left")
         for name in ("budget", "layer", "selector"):
             table.add_column(name, overflow="fold")
-        stats = [(name, stat) for name in SHOWN[str(mode)] for stat in ("mean", "median", "max")]
+        stats = [(name, stat) for name in SHOWN[str(mode)] for stat in ("mean", "median", "worst")]
         for name, stat in stats:
             table.add_column(f"{name.replace('_', ' ')}\n{stat}", justify="right")
         for row in part.to_dict("records"):
