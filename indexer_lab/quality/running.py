@@ -53,7 +53,7 @@ class Subject:
         place = torch.tensor(tokens, device=logs.device)[:, None]
         nll = -logs.gather(1, place).mean()
         delta = nll + truth.gather(1, place).mean()
-        kl = (truth.exp() * (truth - logs)).nan_to_num(nan=0.0).sum(-1).mean()
+        kl = (truth.exp() * (truth - logs)).nan_to_num(nan=0.0, posinf=torch.inf).sum(-1).mean()
         agreement = (logs.argmax(-1) == truth.argmax(-1)).float().mean()
         return {
             "tokens": len(tokens),
