@@ -13,6 +13,66 @@ from indexer_lab.errors import InputError, unknown_name
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
+def _all(*decorators: Decorator) -> Decorator:
+    """Several options as one decorator; --help lists them in this order."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+def reading(samples: int) -> Decorator:
+    """Which model reads which prompts. samples: default number of built-in prompts per task."""
+    task_help = "Built-in prompts instead: a task of `ls tasks`; repeatable."
+    return _all(
+        click.option("--model", required=True, help="Shipped model, folder, or hub id."),
+        click.option("--revision", help="Branch, tag or commit on the hub."),
+        click.option(
+            "--prompts",
+            type=click.Path(path_type=Path),
+            help="JSONL with id and text or input_ids.",
+        ),
+        click.option("--task", "tasks", multiple=True, help=task_help),
+        click.option(
+            "--length",
+            type=int,
+            default=2048,
+            show_default=True,
+            help="Tokens of a built-in prompt.",
+        ),
+        click.option(
+            "--samples",
+            type=int,
+            default=samples,
+            show_default=True,
+            help="Built-in prompts per task.",
+        ),
+        click.option("--limit", type=int, help="At most this many prompts."),
+    )
+
+
+def loading(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where and how the model is loaded."""
+    return _all(
+        click.option("--device", default="cpu", show_default=True, help="cpu or cuda."),
+        click.option(
+            "--dtype",
+            type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+            default="auto",
+            show_default=True,
+            help="The model's dtype.",
+        ),
+        click.option(
+            "--trust-remote-code",
+            is_flag=True,
+            help="Run Python code that comes with the model.",
+        ),
+    )(command)
+
+
 def output(what: str) -> Decorator:
     return click.option(
         "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"Folder for {what}."

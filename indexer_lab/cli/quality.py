@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -11,24 +10,7 @@ from indexer_lab.cli import options
 
 
 @click.command("quality", short_help="Run a model on what a selector picks, and see what it costs.")
-@click.option("--model", required=True, help="Shipped model, folder, or hub id.")
-@click.option("--revision", help="Branch, tag or commit on the hub.")
-@click.option(
-    "--prompts", type=click.Path(path_type=Path), help="JSONL with id and text or input_ids."
-)
-@click.option(
-    "--task",
-    "tasks",
-    multiple=True,
-    help="Built-in prompts instead: a task of `ls tasks`; repeatable.",
-)
-@click.option(
-    "--length", type=int, default=2048, show_default=True, help="Tokens of a built-in prompt."
-)
-@click.option(
-    "--samples", type=int, default=8, show_default=True, help="Built-in prompts per task."
-)
-@click.option("--limit", type=int, help="At most this many prompts.")
+@options.reading(samples=8)
 @click.option(
     "--selector",
     "selectors",
@@ -48,17 +30,7 @@ from indexer_lab.cli import options
     "--tokens", type=int, default=16, show_default=True, help="Most tokens to generate or replay."
 )
 @click.option("--swap-layers", help="Also select in one layer at a time: 0,3,10-20 or all.")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
-    show_default=True,
-    help="The model's dtype.",
-)
-@click.option(
-    "--trust-remote-code", is_flag=True, help="Run Python code that comes with the model."
-)
+@options.loading
 @options.config
 @options.seed
 @options.output("the quality rows")
