@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from indexer_kernels.backend import jit, power_of_two, tl
-from indexer_kernels.tiles import BLOCK_N, halfway, key_span, ordered, packed, unordered
+from indexer_kernels.tiles import BLOCK_N, halfway, ordered, packed, span_within, unordered
 from indexer_kernels.topk import HIDDEN
 
 RESIDENT = 8192  # values a program keeps in registers while it bisects
+FEW_ROWS = 512
 NOTHING = -(1 << 63)  # packed value below every candidate
 
 
@@ -26,7 +27,7 @@ NOTHING = -(1 << 63)  # packed value below every candidate
 def bound_kernel(
     maxima, positions, bounds, rows, keys, groups, k,
     block_m: tl.constexpr, group: tl.constexpr, block_n: tl.constexpr, block: tl.constexpr,
-    window: tl.constexpr, causal: tl.constexpr,
+    window: tl.constexpr, causal: tl.constexpr, many: tl.constexpr,
 ):  # fmt: skip
     """A value that at least k group maxima of the row reach, at most the k-th largest of them.
 
@@ -35,7 +36,9 @@ def bound_kernel(
     """
     program = tl.program_id(0).to(tl.int64)
     row = program % rows
-    first, last = block_span(positions, row, rows, keys, block_m, block_n, window, causal)
+    first, last = block_span(
+        positions, row, rows, keys, 0, tl.cdiv(keys, block_n), block_m, block_n, window, causal
+    )
     start = first * (block_n // group)
     end = last * (block_n // group)
     at = maxima + program * groups
@@ -51,51 +54,87 @@ def bound_kernel(
     high = tl.maximum(high.to(tl.int64) + 1, low + 1)
     while high - low > 1:
         middle = (low + high) >> 1
-        reached = tl.sum((resident >= middle).to(tl.int32), 0)
+        before, after = (low + middle) >> 1, (middle + high) >> 1
+        one, two, three = reaching(resident, before, middle, after, many)
         for begin in range(start + block, end, block):
             slot = begin + tl.arange(0, block)
             more = ordered(tl.load(at + slot, mask=slot < end, other=float("-inf")))
-            reached += tl.sum((more >= middle).to(tl.int32), 0)
-        enough = reached >= k
-        low = tl.where(enough, middle, low)
-        # exactly k groups reach it: nothing higher serves as many, so the search may stop
-        high = tl.where(reached == k, middle + 1, tl.where(enough, high, middle))
+            more_one, more_two, more_three = reaching(more, before, middle, after, many)
+            one, two, three = one + more_one, two + more_two, three + more_three
+        low, high = narrowed(low, high, middle, two, k)
+        if many:
+            low, high = narrowed(low, high, before, one, k)
+            low, high = narrowed(low, high, after, three, k)
     tl.store(bounds + program, unordered(low.to(tl.int32)))
 
 
 @jit
+def reaching(values, before, middle, after, many: tl.constexpr):
+    """How many values reach each of three thresholds, or only the middle one unless `many`.
+
+    One reduction serves all three: it is what a step of the search waits for. A block of values
+    holds fewer than 2**20.
+    """
+    two = (values >= middle).to(tl.int32)
+    if many:
+        outer = ((values >= before).to(tl.int64) << 40) + ((values >= after).to(tl.int64) << 20)
+        sums = tl.sum(outer + two.to(tl.int64), 0)
+        mask: tl.constexpr = (1 << 20) - 1
+        return sums >> 40, sums & mask, (sums >> 20) & mask
+    same = tl.sum(two, 0)
+    return same, same, same
+
+
+@jit
+def narrowed(low, high, middle, reached, k):
+    """The search's ends after one threshold: at least k reach `low`, fewer reach `high`.
+
+    Where exactly k reach it nothing higher serves as many, so the ends meet.
+    """
+    enough = reached >= k
+    high = tl.minimum(high, tl.where(reached == k, middle + 1, tl.where(enough, high, middle)))
+    return tl.where(enough, tl.maximum(low, middle), low), high
+
+
+@jit
 def block_span(
-    positions, row, rows, keys,
+    positions, row, rows, keys, begin, end,
     block_m: tl.constexpr, block_n: tl.constexpr, window: tl.constexpr, causal: tl.constexpr,
 ):  # fmt: skip
-    """The key span of the row block that this row was scored in."""
+    """The key span of the row block that this row was scored in, within tiles begin to end."""
     peers = (row // block_m) * block_m + tl.arange(0, block_m)
     seen = peers < rows
     pos = peers
     if causal:
         pos = tl.load(positions + peers, mask=seen, other=0)
-    return key_span(pos, seen, keys, window, causal, block_n)
+    return span_within(pos, seen, keys, begin, end, window, causal, block_n)
 
 
 @jit
 def compact_masks_kernel(
-    words, scores, positions, candidates, counts, rows, keys, capacity,
+    words, scores, positions, candidates, counts, rows, keys, begin_tile, end_tile, capacity,
     block_m: tl.constexpr, block_n: tl.constexpr, block: tl.constexpr,
     window: tl.constexpr, causal: tl.constexpr,
 ):  # fmt: skip
-    """Candidates of a row from its gate bits; a score is read only where its bit is set.
+    """Adds a row's candidates of tiles begin to end from their gate bits, in key order.
 
-    Grid (batch * rows). counts receives how many there were, also those beyond the capacity.
+    Grid (batch * rows); words and scores hold these tiles alone, and a score is read only where
+    its bit is set. counts says how many candidates the tiles before gave and receives how many
+    there are now, also those beyond the capacity.
     """
     program = tl.program_id(0).to(tl.int64)
     row = program % rows
-    first, last = block_span(positions, row, rows, keys, block_m, block_n, window, causal)
-    stride = tl.cdiv(keys, block_n) * (block_n // 32)
-    end = last * (block_n // 32)
-    found = tl.full([], 0, tl.int32)
-    for begin in range(first * (block_n // 32), end, block):
+    first, last = block_span(
+        positions, row, rows, keys, begin_tile, end_tile, block_m, block_n, window, causal
+    )
+    tiles = end_tile - begin_tile
+    words += program * tiles * (block_n // 32)
+    scores += program * tiles * block_n
+    end = (last - begin_tile) * (block_n // 32)
+    found = tl.load(counts + program)
+    for begin in range((first - begin_tile) * (block_n // 32), end, block):
         slot = begin + tl.arange(0, block)
-        word = tl.load(words + program * stride + slot, mask=slot < end, other=0)
+        word = tl.load(words + slot, mask=slot < end, other=0)
         word = word.to(tl.uint32, bitcast=True)
         many = bit_count(word).to(tl.int32)
         place = found + tl.cumsum(many, 0) - many
@@ -106,9 +145,10 @@ def compact_masks_kernel(
             bit = bit_count((word ^ rest) - 1).to(tl.int32)
             live = word != 0
             at = (slot // 4) * 128 + (bit >> 1) * 8 + (slot % 4) * 2 + (bit & 1)
-            value = tl.load(scores + program * keys + at, mask=live, other=0.0)
+            value = tl.load(scores + at, mask=live, other=0.0)
             inside = live & (place < capacity)
-            tl.store(candidates + program * capacity + place, packed(value, at), mask=inside)
+            key = packed(value, begin_tile * block_n + at)
+            tl.store(candidates + program * capacity + place, key, mask=inside)
             place += 1
             word = rest
     tl.store(counts + program, found)
@@ -147,7 +187,7 @@ def compact_scores_kernel(
 @jit
 def cut_kernel(
     candidates, counts, values, chosen, capacity, k,
-    block: tl.constexpr, kth_only: tl.constexpr,
+    block: tl.constexpr, kth_only: tl.constexpr, many: tl.constexpr,
 ):  # fmt: skip
     """The k largest candidates of a row, in candidate order; pads hold -inf and -1. Grid (rows).
 
@@ -170,13 +210,16 @@ def cut_kernel(
         high = low  # all of them: nothing to search
     while low + 1 < high:
         middle = halfway(low, high)
-        reached = tl.sum((resident >= middle).to(tl.int32), 0)
+        before, after = halfway(low, middle), halfway(middle, high)
+        one, two, three = reaching(resident, before, middle, after, many)
         for begin in range(block, count, block):
             more = tl.load(at + begin + slot, mask=begin + slot < count, other=nothing)
-            reached += tl.sum((more >= middle).to(tl.int32), 0)
-        enough = reached >= k
-        low = tl.where(enough, middle, low)
-        high = tl.where(reached == k, low, tl.where(enough, high, middle))
+            more_one, more_two, more_three = reaching(more, before, middle, after, many)
+            one, two, three = one + more_one, two + more_two, three + more_three
+        low, high = narrowed(low, high, middle, two, k)
+        if many:
+            low, high = narrowed(low, high, before, one, k)
+            low, high = narrowed(low, high, after, three, k)
     if kth_only:
         top = tl.full([], 9223372036854775807, tl.int64)
         least = tl.min(tl.where(resident >= low, resident, top), 0)
@@ -243,32 +286,47 @@ def from_scores(scores: Tensor, bounds: Tensor, capacity: int) -> Candidates:
 
 
 def empty_candidates(rows: int, capacity: int, bounds: Tensor) -> Candidates:
-    """Unwritten space for the candidates of `rows` rows."""
+    """Space for the candidates of `rows` rows, none yet."""
     packed = torch.empty(rows, capacity, dtype=torch.int64, device=bounds.device)
-    counts = torch.empty(rows, dtype=torch.int32, device=bounds.device)
+    counts = torch.zeros(rows, dtype=torch.int32, device=bounds.device)
     return Candidates(packed, counts, bounds)
 
 
-def cut(candidates: Candidates, k: int, expected: int) -> tuple[Tensor, Tensor]:
-    """values float32 and positions int64 [rows, k], unordered; expected: usual candidates a row."""
+def few(rows: int) -> bool:
+    """Whether so few rows search at once that they wait for reductions, not for arithmetic."""
+    return rows <= FEW_ROWS
+
+
+def cut(
+    candidates: Candidates, k: int, expected: int,
+    values: Tensor | None = None, chosen: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """values float32 and positions int64 [rows, k], unordered; expected: usual candidates a row.
+
+    values, chosen: contiguous tensors of rows * k places to write into, made where left out.
+    """
     rows, capacity = candidates.packed.shape
     device = candidates.packed.device
-    values = torch.empty(rows, k, dtype=torch.float32, device=device)
-    chosen = torch.empty(rows, k, dtype=torch.int64, device=device)
+    if values is None or chosen is None:
+        values = torch.empty(rows, k, dtype=torch.float32, device=device)
+        chosen = torch.empty(rows, k, dtype=torch.int64, device=device)
     cut_kernel[(rows,)](
         candidates.packed, candidates.counts, values, chosen, capacity, k,
-        block=resident(expected), kth_only=False, num_warps=8,
+        block=resident(expected), kth_only=False, many=few(rows), num_warps=8,
     )  # fmt: skip
     return values, chosen
 
 
-def cut_value(candidates: Candidates, k: int, expected: int) -> Tensor:
+def cut_value(
+    candidates: Candidates, k: int, expected: int, values: Tensor | None = None
+) -> Tensor:
     """float32 [rows]: the k-th largest candidate, -inf where there are fewer."""
     rows, capacity = candidates.packed.shape
-    values = torch.empty(rows, dtype=torch.float32, device=candidates.packed.device)
+    if values is None:
+        values = torch.empty(rows, dtype=torch.float32, device=candidates.packed.device)
     cut_kernel[(rows,)](
         candidates.packed, candidates.counts, values, values, capacity, k,
-        block=resident(expected), kth_only=True, num_warps=8,
+        block=resident(expected), kth_only=True, many=few(rows), num_warps=8,
     )  # fmt: skip
     return values
 
@@ -283,5 +341,5 @@ def largest_first(values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
 
 __all__ = [
     "BLOCK_N", "NOTHING", "Candidates", "bound_kernel", "compact_masks_kernel", "cut", "cut_value",
-    "empty_candidates", "from_scores", "largest_first", "resident",
+    "empty_candidates", "few", "from_scores", "largest_first", "resident",
 ]  # fmt: skip

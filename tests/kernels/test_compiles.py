@@ -38,14 +38,14 @@ def build(kernel, constants, pointers, absent):
     print(made.metadata.shared, ptx.count("wgmma.mma_async"), ptx.count("shfl"))
 
 
-tile = dict(chunk=128, block_m=128, block_n=128, window=0, group=16)
+tile = dict(chunk=128, block_m=128, block_n=128, window=0, group=16, direct=True)
 build(scoring_kernel, dict(tile, dim=128, causal=False, mode="maxima"),
       {"maxima"}, {"bounds", "words", "scores", "positions"})
 build(scoring_kernel, dict(tile, dim=128, causal=True, mode="gate"),
       {"bounds", "scores"}, {"maxima"})
 build(scoring_kernel, dict(tile, dim=576, chunk=64, causal=True, mode="maxima"),
       {"maxima"}, {"bounds", "words", "scores"})
-del tile["group"]
+del tile["group"], tile["direct"]
 build(headsum_kernel, dict(tile, dim=192, chunk=64, causal=True), {"lse", "sums"}, set())
 """
 
