@@ -241,7 +241,8 @@ def certified_bounds(rows: Rows, k: int, group: int) -> Tensor:
         maxima, rows.positions, bounds, count, keys, groups, k,
         block_m=tile_shape(rows).block_m, group=group, block_n=BLOCK_N,
         block=selection.resident(groups), window=rows.window or 0,
-        causal=rows.positions is not None, many=selection.few(batch * count), num_warps=16,
+        causal=rows.positions is not None, whole=groups <= selection.RESIDENT,
+        many=selection.few(batch * count), num_warps=16,
     )  # fmt: skip
     return bounds
 

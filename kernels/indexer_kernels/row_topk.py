@@ -100,6 +100,7 @@ def stored_candidates(scores: Tensor, k: int) -> tuple[Candidates, Tensor]:
     bound_kernel[(rows,)](
         maxima, None, bounds, rows, keys, groups, k,
         block_m=16, group=group, block_n=BLOCK_N, block=selection.resident(groups),
-        window=0, causal=False, many=selection.few(rows), num_warps=16,
+        window=0, causal=False, whole=groups <= selection.RESIDENT,
+        many=selection.few(rows), num_warps=16,
     )  # fmt: skip
     return selection.from_scores(scores, bounds, min(keys, group * k)), nans

@@ -20,6 +20,7 @@ from indexer_kernels.topk import HIDDEN
 
 RESIDENT = 8192  # values a program keeps in registers while it bisects
 FEW_ROWS = 512
+SEGMENT = 8192  # stored scores that one program gathers candidates from
 NOTHING = -(1 << 63)  # packed value below every candidate
 
 
@@ -27,45 +28,54 @@ NOTHING = -(1 << 63)  # packed value below every candidate
 def bound_kernel(
     maxima, positions, bounds, rows, keys, groups, k,
     block_m: tl.constexpr, group: tl.constexpr, block_n: tl.constexpr, block: tl.constexpr,
-    window: tl.constexpr, causal: tl.constexpr, many: tl.constexpr,
+    window: tl.constexpr, causal: tl.constexpr, whole: tl.constexpr, many: tl.constexpr,
 ):  # fmt: skip
-    """A value that at least k group maxima of the row reach, at most the k-th largest of them.
+    """The largest value that at least k group maxima of the row reach, or one as good.
 
     Grid (batch * rows). Groups outside the row block's key span were not written and are skipped.
-    Writes -inf where fewer than k groups hold a number.
+    Writes -inf where fewer than k groups hold a number. whole: a block holds all groups of a row.
     """
     program = tl.program_id(0).to(tl.int64)
     row = program % rows
     first, last = block_span(
         positions, row, rows, keys, 0, tl.cdiv(keys, block_n), block_m, block_n, window, causal
     )
-    start = first * (block_n // group)
-    end = last * (block_n // group)
-    at = maxima + program * groups
-    slot = start + tl.arange(0, block)
-    resident = ordered(tl.load(at + slot, mask=slot < end, other=float("-inf")))
-    low = -2139095041  # ordered(-inf)
+    count = (last - first) * (block_n // group)
+    at = maxima + program * groups + first * (block_n // group)
+    slot = tl.arange(0, block)
+    rest = tl.arange(0, 1024)
+    resident = ordered(tl.load(at + slot, mask=slot < count, other=float("-inf")))
     high = tl.max(resident, 0)
-    for begin in range(start + block, end, block):
-        slot = begin + tl.arange(0, block)
-        more = ordered(tl.load(at + slot, mask=slot < end, other=float("-inf")))
-        high = tl.maximum(high, tl.max(more, 0))
-    low = tl.full([], low, tl.int64)
-    high = tl.maximum(high.to(tl.int64) + 1, low + 1)
-    while high - low > 1:
-        middle = (low + high) >> 1
-        before, after = (low + middle) >> 1, (middle + high) >> 1
+    low = tl.min(tl.where(slot < count, resident, high), 0)
+    if not whole:
+        for begin in range(block, count, 1024):
+            more = maxima_from(at, begin + rest, count)
+            high = tl.maximum(high, tl.max(more, 0))
+            low = tl.minimum(low, tl.min(tl.where(begin + rest < count, more, low), 0))
+    if count < k:
+        low = tl.full([], -2139095041, tl.int32)  # ordered(-inf)
+        high = low
+    high += 1
+    while low + 1 < high:
+        middle = halfway(low, high)
+        before, after = halfway(low, middle), halfway(middle, high)
         one, two, three = reaching(resident, before, middle, after, many)
-        for begin in range(start + block, end, block):
-            slot = begin + tl.arange(0, block)
-            more = ordered(tl.load(at + slot, mask=slot < end, other=float("-inf")))
-            more_one, more_two, more_three = reaching(more, before, middle, after, many)
-            one, two, three = one + more_one, two + more_two, three + more_three
+        if not whole:
+            for begin in range(block, count, 1024):
+                more = maxima_from(at, begin + rest, count)
+                more_one, more_two, more_three = reaching(more, before, middle, after, many)
+                one, two, three = one + more_one, two + more_two, three + more_three
         low, high = narrowed(low, high, middle, two, k)
         if many:
             low, high = narrowed(low, high, before, one, k)
             low, high = narrowed(low, high, after, three, k)
-    tl.store(bounds + program, unordered(low.to(tl.int32)))
+    tl.store(bounds + program, unordered(low))
+
+
+@jit
+def maxima_from(at, slot, count):
+    """Ordered group maxima at some slots, those of -inf beyond the count."""
+    return ordered(tl.load(at + slot, mask=slot < count, other=float("-inf")))
 
 
 @jit
@@ -80,9 +90,11 @@ def reaching(values, before, middle, after, many: tl.constexpr):
         outer = ((values >= before).to(tl.int64) << 40) + ((values >= after).to(tl.int64) << 20)
         sums = tl.sum(outer + two.to(tl.int64), 0)
         mask: tl.constexpr = (1 << 20) - 1
-        return sums >> 40, sums & mask, (sums >> 20) & mask
-    same = tl.sum(two, 0)
-    return same, same, same
+        lower, reached, upper = sums >> 40, sums & mask, (sums >> 20) & mask
+    else:
+        reached = tl.sum(two, 0)
+        lower, upper = reached, reached
+    return lower, reached, upper
 
 
 @jit
@@ -166,22 +178,33 @@ def bit_count(word):
 
 @jit
 def compact_scores_kernel(
-    scores, bounds, candidates, counts, keys, stride, capacity, block: tl.constexpr
-):
-    """Candidates of a row from its stored scores, in position order. Grid (rows)."""
+    scores, bounds, counts, candidates, keys, stride, capacity, segment,
+    block: tl.constexpr, counting: tl.constexpr,
+):  # fmt: skip
+    """Candidates of a segment of a row's stored scores, in position order. Grid (rows, segments).
+
+    counting: writes counts [row, segment]. Otherwise counts says how many lie in segments before.
+    """
     row = tl.program_id(0).to(tl.int64)
+    which = tl.program_id(1)
     bound = tl.load(bounds + row)
+    end = tl.minimum(keys, (which + 1) * segment)
+    at = counts + row * tl.num_programs(1) + which
     found = tl.full([], 0, tl.int32)
-    for begin in range(0, keys, block):
+    if not counting:
+        found = tl.load(at)
+    for begin in range(which * segment, end, block):
         col = begin + tl.arange(0, block)
-        value = tl.load(scores + row * stride + col, mask=col < keys, other=float("-inf"))
+        value = tl.load(scores + row * stride + col, mask=col < end, other=float("-inf"))
         gate = (value >= bound) & (value > float("-inf"))
         one = gate.to(tl.int32)
-        place = found + tl.cumsum(one, 0) - one
+        if not counting:
+            place = found + tl.cumsum(one, 0) - one
+            inside = gate & (place < capacity)
+            tl.store(candidates + row * capacity + place, packed(value, col), mask=inside)
         found += tl.sum(one, 0)
-        inside = gate & (place < capacity)
-        tl.store(candidates + row * capacity + place, packed(value, col), mask=inside)
-    tl.store(counts + row, found)
+    if counting:
+        tl.store(at, found)
 
 
 @jit
@@ -191,29 +214,32 @@ def cut_kernel(
 ):  # fmt: skip
     """The k largest candidates of a row, in candidate order; pads hold -inf and -1. Grid (rows).
 
+    First the k-th largest value, from 32 bits a candidate; positions are looked at only where more
+    candidates share that value than there are places left.
     kth_only: writes one value a row, the k-th largest, or -inf where there are fewer.
     """
     row = tl.program_id(0).to(tl.int64)
     count = tl.minimum(tl.load(counts + row), capacity)
     at = candidates + row * capacity
     slot = tl.arange(0, block)
-    nothing = tl.full([], -9223372036854775807 - 1, tl.int64)
-    resident = tl.load(at + slot, mask=slot < count, other=nothing)
+    rest = tl.arange(0, 1024)
+    nothing = tl.full([], -2147483648, tl.int32)  # below ordered(-inf)
+    resident = upper(at, slot, count)
     high = tl.max(resident, 0)
     low = tl.min(tl.where(slot < count, resident, high), 0)
-    for begin in range(block, count, block):
-        more = tl.load(at + begin + slot, mask=begin + slot < count, other=nothing)
+    for begin in range(block, count, 1024):
+        more = upper(at, begin + rest, count)
         high = tl.maximum(high, tl.max(more, 0))
-        low = tl.minimum(low, tl.min(tl.where(begin + slot < count, more, low), 0))
-    high = high + 1
+        low = tl.minimum(low, tl.min(tl.where(begin + rest < count, more, low), 0))
+    high += 1
     if count <= k:
         high = low  # all of them: nothing to search
     while low + 1 < high:
         middle = halfway(low, high)
         before, after = halfway(low, middle), halfway(middle, high)
         one, two, three = reaching(resident, before, middle, after, many)
-        for begin in range(block, count, block):
-            more = tl.load(at + begin + slot, mask=begin + slot < count, other=nothing)
+        for begin in range(block, count, 1024):
+            more = upper(at, begin + rest, count)
             more_one, more_two, more_three = reaching(more, before, middle, after, many)
             one, two, three = one + more_one, two + more_two, three + more_three
         low, high = narrowed(low, high, middle, two, k)
@@ -221,29 +247,66 @@ def cut_kernel(
             low, high = narrowed(low, high, before, one, k)
             low, high = narrowed(low, high, after, three, k)
     if kth_only:
-        top = tl.full([], 9223372036854775807, tl.int64)
-        least = tl.min(tl.where(resident >= low, resident, top), 0)
-        for begin in range(block, count, block):
-            more = tl.load(at + begin + slot, mask=begin + slot < count, other=nothing)
-            least = tl.minimum(least, tl.min(tl.where(more >= low, more, top), 0))
-        kth = unordered((least >> 32).to(tl.int32))
-        tl.store(values + row, tl.where(count >= k, kth, float("-inf")))
+        # the search may stop below the k-th value: it is the least of those that reach the end
+        least = tl.min(tl.where(resident >= low, resident, 2147483647), 0)
+        for begin in range(block, count, 1024):
+            more = upper(at, begin + rest, count)
+            ranked = (more >= low) & (begin + rest < count)
+            least = tl.minimum(least, tl.min(tl.where(ranked, more, 2147483647), 0))
+        tl.store(values + row, tl.where(count >= k, unordered(least), float("-inf")))
     else:
+        reached = tl.sum((resident >= low).to(tl.int32), 0)
+        for begin in range(block, count, 1024):
+            more = upper(at, begin + rest, count)
+            reached += tl.sum(((more >= low) & (begin + rest < count)).to(tl.int32), 0)
+        least = tl.full([], -9223372036854775807 - 1, tl.int64)
+        if (reached > k) & (count > k):
+            least = least_of_ties(at, low, reached - k, count, rest)
         written = tl.full([], 0, tl.int32)
-        for begin in range(0, count, block):
-            key = tl.load(at + begin + slot, mask=begin + slot < count, other=nothing)
-            taken = (key >= low) & (begin + slot < count)
+        for begin in range(0, count, 1024):
+            here = begin + rest
+            key = tl.load(at + here, mask=here < count, other=0)
+            value = (key >> 32).to(tl.int32)
+            taken = (value >= low) & (key >= least) & (here < count)
             one = taken.to(tl.int32)
             place = row * k + written + tl.cumsum(one, 0) - one
             written += tl.sum(one, 0)
-            position = 0x7FFFFFFF - (key & 0xFFFFFFFF)
-            tl.store(values + place, unordered((key >> 32).to(tl.int32)), mask=taken)
-            tl.store(chosen + place, position, mask=taken)
-        for begin in range(0, k, block):
-            place = begin + slot
+            tl.store(values + place, unordered(value), mask=taken)
+            tl.store(chosen + place, 0x7FFFFFFF - (key & 0xFFFFFFFF), mask=taken)
+        for begin in range(0, k, 1024):
+            place = begin + rest
             pad = (place >= written) & (place < k)
             tl.store(values + row * k + place, float("-inf"), mask=pad)
-            tl.store(chosen + row * k + place, tl.full([block], -1, tl.int64), mask=pad)
+            tl.store(chosen + row * k + place, tl.full([1024], -1, tl.int64), mask=pad)
+
+
+@jit
+def upper(at, slot, count):
+    """The ordered values of candidates, without their positions; the least int32 beyond them."""
+    key = tl.load(at + slot, mask=slot < count, other=-9223372036854775807 - 1)
+    return (key >> 32).to(tl.int32)
+
+
+@jit
+def least_of_ties(at, value, surplus, count, rest):
+    """The packed candidate that, of those with this value, exactly `surplus` lie below.
+
+    They are equal but for their positions, the lower 32 bits, and no two of those are equal.
+    """
+    low = value.to(tl.int64) << 32
+    high = low + 0x80000000
+    while low + 1 < high:
+        middle = halfway(low, high)
+        below = tl.full([], 0, tl.int32)
+        for begin in range(0, count, 1024):
+            here = begin + rest
+            key = tl.load(at + here, mask=here < count, other=0)
+            tied = (here < count) & ((key >> 32).to(tl.int32) == value)
+            below += tl.sum((tied & (key < middle)).to(tl.int32), 0)
+        enough = below <= surplus
+        low = tl.where(enough, middle, low)
+        high = tl.where(enough, high, middle)
+    return low
 
 
 @dataclass(frozen=True)
@@ -275,13 +338,21 @@ def resident(count: int) -> int:
 
 
 def from_scores(scores: Tensor, bounds: Tensor, capacity: int) -> Candidates:
-    """Candidates of stored scores, float32 [rows, keys], at or above bounds [rows]."""
+    """Candidates of stored scores, float32 [rows, keys], at or above bounds [rows].
+
+    Segments of a row are counted first, so that each knows where its candidates go and all run at
+    once.
+    """
     rows, keys = scores.shape
     made = empty_candidates(rows, capacity, bounds)
-    compact_scores_kernel[(rows,)](
-        scores, bounds, made.packed, made.counts, keys, scores.stride(0), capacity,
-        block=min(power_of_two(keys, 16), 2048), num_warps=4,
-    )  # fmt: skip
+    grid = (rows, -(-keys // SEGMENT))
+    many = torch.empty(grid, dtype=torch.int32, device=scores.device)
+    size = {"segment": SEGMENT, "block": min(power_of_two(keys, 16), 2048), "num_warps": 4}
+    fixed = (made.packed, keys, scores.stride(0), capacity)
+    compact_scores_kernel[grid](scores, bounds, many, *fixed, counting=True, **size)
+    ends = many.cumsum(1, dtype=torch.int32)
+    made.counts.copy_(ends[:, -1])
+    compact_scores_kernel[grid](scores, bounds, ends - many, *fixed, counting=False, **size)
     return made
 
 

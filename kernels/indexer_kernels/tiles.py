@@ -116,7 +116,7 @@ def store_in_place(to, value, where):
     """Stores float32 values where asked, each from the thread that holds it.
 
     `tl.store` would carry the whole tile through shared memory to make its writes contiguous, for
-    the few values in a hundred that are written. The interpreter has no assembly: it stores plainly.
+    the few values in a hundred that are written. Not for the interpreter, which has no assembly.
     """
     tl.inline_asm_elementwise(
         "{ .reg .pred p; setp.ne.s32 p, $3, 0; @p st.global.f32 [$1], $2; mov.u32 $0, 0; }",
