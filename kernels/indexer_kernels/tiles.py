@@ -83,6 +83,39 @@ def tile_logits(
 
 
 @jit
+def products(
+    head_chunk, tail_chunk, queries, row, row_seen, keys, col, key_stride, count,
+    dim: tl.constexpr, chunk: tl.constexpr, rest: tl.constexpr,
+):  # fmt: skip
+    """[block_m, block_n] float32 q.k, neither scaled nor masked; keys beyond `count` count as 0.
+
+    head_chunk and tail_chunk hold the queries' first `chunk` and next `rest` features, so that a
+    width such as 192 stays resident as 128 + 64 rather than padded to 256. Wider queries are read
+    again in chunks.
+    """
+    if chunk + rest >= dim:
+        acc = tl.dot(
+            head_chunk, load_keys(keys, col, key_stride, count, 0, dim, chunk),
+            input_precision="ieee",
+        )  # fmt: skip
+        if rest > 0:
+            acc = tl.dot(
+                tail_chunk, load_keys(keys, col, key_stride, count, chunk, dim, rest), acc,
+                input_precision="ieee",
+            )  # fmt: skip
+    else:
+        acc = tl.full([head_chunk.shape[0], col.shape[0]], 0.0, tl.float32)
+        for start in range(0, dim, chunk):
+            acc = tl.dot(
+                load_queries(queries, row, row_seen, start, dim, chunk),
+                load_keys(keys, col, key_stride, count, start, dim, chunk),
+                acc,
+                input_precision="ieee",
+            )
+    return acc
+
+
+@jit
 def hide(logits, pos, col, count, window: tl.constexpr, causal: tl.constexpr):
     """The logits with -inf beyond the keys, after the row's position and before its window."""
     seen = (col < count)[None, :]
