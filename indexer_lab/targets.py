@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from indexer_kernels.topk import topk
-from indexer_lab.backend import Backend, kernel_record
+from indexer_lab.backend import Backend, kernel_record, working_on
 from indexer_lab.errors import unknown_name
 from indexer_probes.records import LayerRecord
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from indexer_lab.kernel_record import KernelRecord
 
 HIDDEN = float("-inf")
+Pick = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""Values [..., key] and k -> the k largest values and their positions."""
 
 
 def probabilities(logits: Tensor) -> Tensor:
@@ -64,9 +66,15 @@ class Target:
         Raises InputError for a forced backend that cannot run.
         """
         kernels = kernel_record(record, backend, budget)
-        if kernels is not None and self.kernel is not None:
-            return self.kernel(kernels, budget)
-        pick = topk if kernels is None else kernels.pick
+        if kernels is None:
+            return self._picked(record, budget, topk)
+        with working_on(record.queries.device):  # a model may lie on another GPU than the first
+            if self.kernel is not None:
+                return self.kernel(kernels, budget)
+            return self._picked(record, budget, kernels.pick)
+
+    def _picked(self, record: LayerRecord, budget: int, pick: Pick) -> Tensor:
+        """int64 [set, query, budget]: picked from the values, chunk by chunk."""
         parts = [pick(self.chunk(record, rows, budget), budget)[1] for rows in record.chunks()]
         return torch.cat(parts, dim=1)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from indexer_kernels.backend import operand
 from indexer_kernels.lightning_topk import lightning_scores, lightning_topk
-from indexer_lab.backend import Backend, too_many, use_kernels
+from indexer_lab.backend import Backend, too_many, use_kernels, working_on
 from indexer_lab.kernel_record import alike, padded
 from indexer_lab.selectors.base import Support
 from indexer_probes.records import IndexerRecord, LayerRecord
@@ -46,19 +46,20 @@ class LightningKernel:
         units = self.indexer.units
         if not use_kernels(self.backend, self.queries.device, too_many(budget, units)):
             return None
-        found = lightning_topk(
-            self.queries,
-            self.keys,
-            self.indexer.weights.float(),
-            min(budget, units),
-            scale=self.indexer.scale,
-            key_scales=self.factors,
-            activation=self.indexer.activation,
-            positions=self.record.positions,
-            window=self.record.mask.window,
-            precise=True,
-            backend="triton",
-        )[1]
+        with working_on(self.queries.device):
+            found = lightning_topk(
+                self.queries,
+                self.keys,
+                self.indexer.weights.float(),
+                min(budget, units),
+                scale=self.indexer.scale,
+                key_scales=self.factors,
+                activation=self.indexer.activation,
+                positions=self.record.positions,
+                window=self.record.mask.window,
+                precise=True,
+                backend="triton",
+            )[1]
         return padded(found, budget)[None]
 
     def scores(self, rows: slice) -> Tensor:
