@@ -47,7 +47,7 @@ def require() -> None:
     if importlib.util.find_spec("lm_eval") is None:
         raise InputError(
             "lm-eval tasks need the package lm-eval, which is not installed: "
-            "pip install 'indexer-lab[eval]'"
+            "pip install 'lm-eval[longbench,ruler]>=0.4.13,<0.5'"
         )
 
 

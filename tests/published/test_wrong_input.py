@@ -85,7 +85,7 @@ def test_lm_eval_is_not_installed(model_folder, tmp_path, monkeypatch):
         importlib.util, "find_spec", lambda name: None if name == "lm_eval" else real(name)
     )
     done = run(model_folder, tmp_path, "--task", "lm-eval:hellaswag")
-    assert "pip install 'indexer-lab[eval]'" in told(done)
+    assert "pip install 'lm-eval[longbench,ruler]>=0.4.13,<0.5'" in told(done)
 
 
 def test_an_unknown_task_is_offered_its_nearest(model_folder, tmp_path):
