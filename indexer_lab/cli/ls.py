@@ -30,9 +30,11 @@ def _measures() -> list[tuple[str, str]]:
 
 
 def _tasks() -> list[tuple[str, str]]:
+    from indexer_lab.published.names import SUITES
     from indexer_lab.tasks import TASKS
 
-    return [(name, task.about) for name, task in TASKS.items()]
+    published = [(f"{suite}:NAME", f"quality: {about}") for suite, about in SUITES.items()]
+    return [*((name, task.about) for name, task in TASKS.items()), *published]
 
 
 def _families() -> list[tuple[str, str]]:
