@@ -361,18 +361,21 @@ def attention_statistics(
     return AttentionStatistics(lse.view(shape), entropy.view(shape), first, mass, found)
 
 
-def log_sum_exp(rows: Rows) -> Tensor:
+def log_sum_exp(rows: Rows, shape: StatisticsShape | None = None) -> Tensor:
     """float32 [batch, row]: the log-sum-exp alone, which spares the entropy's arithmetic."""
-    return streamed(rows, entropy=False, top1=False)[0]
+    return streamed(rows, entropy=False, top1=False, shape=shape)[0]
 
 
 def streamed(
-    rows: Rows, *, entropy: bool = True, top1: bool = True
+    rows: Rows, *, entropy: bool = True, top1: bool = True, shape: StatisticsShape | None = None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """lse, and entropy and top1 where asked, [batch, row] from one pass over the keys."""
+    """lse, and entropy and top1 where asked, [batch, row] from one pass over the keys.
+
+    shape: how the pass is cut up, for measurements; None takes statistics_shape.
+    """
     batch, count, keys, dim = rows.shape
     device = rows.queries.device
-    shape = statistics_shape(rows)
+    shape = shape or statistics_shape(rows)
     row_blocks = -(-count // shape.block_m)
     splits = shares_of_keys(row_blocks * batch, -(-keys // BLOCK_N), shape.resident, device)
     parts = torch.empty(3, splits, batch, count, dtype=torch.float32, device=device)
@@ -426,6 +429,9 @@ def statistics_shape(rows: Rows) -> StatisticsShape:
         return StatisticsShape(block_m, whole, 0, warps, stages=2, resident=2)
     if dim <= 256:
         rest = power_of_two(dim - 128, 16)
+        if rest <= 64 and count >= 256:
+            # two blocks do not fit, and twice the rows halve what a tile reads of the keys
+            return StatisticsShape(256, 128, rest, warps=16, stages=2, resident=1)
         return StatisticsShape(block_m, 128, rest, warps, stages=2, resident=1)
     return StatisticsShape(block_m, 64, 0, warps, stages=3, resident=1)
 
