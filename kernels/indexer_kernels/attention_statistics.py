@@ -377,10 +377,12 @@ def streamed(
     device = rows.queries.device
     shape = shape or statistics_shape(rows)
     row_blocks = -(-count // shape.block_m)
-    splits = shares_of_keys(row_blocks * batch, -(-keys // BLOCK_N), shape.resident, device)
+    causal = rows.positions is not None
+    splits = shares_of_keys(
+        row_blocks * batch, -(-keys // BLOCK_N), shape.resident, device, uneven=causal
+    )
     parts = torch.empty(3, splits, batch, count, dtype=torch.float32, device=device)
     tops = torch.empty(splits, batch, count, dtype=torch.int32, device=device) if top1 else None
-    causal = rows.positions is not None
     statistics_kernel[(row_blocks * splits, batch)](
         rows.queries, rows.keys, rows.positions, parts[0], parts[1],
         parts[2] if entropy else None, tops,
@@ -436,10 +438,13 @@ def statistics_shape(rows: Rows) -> StatisticsShape:
     return StatisticsShape(block_m, 64, 0, warps, stages=3, resident=1)
 
 
-def shares_of_keys(row_blocks: int, tiles: int, resident: int, device: torch.device) -> int:
+def shares_of_keys(
+    row_blocks: int, tiles: int, resident: int, device: torch.device, *, uneven: bool = False
+) -> int:
     """Shares that the keys are cut into: the count whose blocks leave the least idle at the end.
 
-    A block's start and end cost it about as much as four tiles. With no GPU two shares, so that
+    A block's start and end cost it about as much as four tiles. uneven: blocks differ in how many
+    keys they see, so at least some four waves of them even that out. With no GPU two shares, so that
     the interpreter joins some.
     """
     if device.type != "cuda":
@@ -450,7 +455,8 @@ def shares_of_keys(row_blocks: int, tiles: int, resident: int, device: torch.dev
     def cost(splits: int) -> int:
         return -(-row_blocks * splits // slots) * (-(-tiles // splits) + 4)
 
-    return min(range(1, most + 1), key=cost)
+    least = min(most, -(-4 * slots // row_blocks)) if uneven else 1
+    return min(range(least, most + 1), key=cost)
 
 
 def support_mass(rows: Rows, support: Tensor, lse: Tensor, queries: int) -> Tensor:

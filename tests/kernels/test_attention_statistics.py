@@ -109,7 +109,7 @@ def test_many_shares_of_keys_join(monkeypatch, device):
     """More shares than tiles that hold keys for a row: the empty ones add nothing."""
     queries, keys = operands(device, key=700)
     options = {"positions": torch.tensor([0, 300, 699], device=device), "scale": 0.3}
-    monkeypatch.setattr("indexer_kernels.attention_statistics.shares_of_keys", lambda *_: 5)
+    monkeypatch.setattr("indexer_kernels.attention_statistics.shares_of_keys", lambda *_, **__: 5)
     found = attention_statistics(queries, keys, backend="triton", **options)
     expected = attention_statistics_reference(queries, keys, **options)
     torch.testing.assert_close(found.lse, expected.lse, rtol=1e-6, atol=1e-5)
@@ -118,13 +118,14 @@ def test_many_shares_of_keys_join(monkeypatch, device):
 
 
 def test_blocks_fill_a_gpu_in_whole_waves(monkeypatch):
-    """64 row blocks on 132 multiprocessors of two blocks: 33 shares are 8 waves of 264 exactly."""
+    """64 row blocks on 132 multiprocessors of two blocks: waves of 264."""
     facts = type("Facts", (), {"multi_processor_count": 132})
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: facts)
     splits = shares_of_keys(64, 1024, 2, torch.device("cuda"))
     waves = -(-64 * splits // 264)
     assert 64 * splits > 0.95 * 264 * waves
     assert shares_of_keys(8192, 1024, 1, torch.device("cuda")) == 1
+    assert 64 * shares_of_keys(64, 1024, 2, torch.device("cuda"), uneven=True) >= 4 * 264
 
 
 def test_wide_blocks_of_rows(device):
