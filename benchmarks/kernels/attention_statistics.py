@@ -50,9 +50,9 @@ def main() -> None:
     table.add(CASE, "log-sum-exp, entropy, mass of 2048 keys",
               lambda: attention_statistics(queries, keys, scale=SCALE, support=support, top1=False),
               target=2.0)  # fmt: skip
-    for name, shape in SHAPES.items():
+    for name, cut in SHAPES.items():
         table.add(CASE, f"log-sum-exp and entropy, {name}",
-                  lambda shape=shape: streamed(rows, top1=False, shape=shape))  # fmt: skip
+                  lambda cut=cut: streamed(rows, top1=False, shape=cut))  # fmt: skip
     some = queries[:, :512]
     table.add("512 x 131072, d 128", "and keys for 90/95/99 %",
               lambda: attention_statistics(some, keys, scale=SCALE, shares=SHARES))  # fmt: skip

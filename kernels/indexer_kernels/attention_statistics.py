@@ -444,8 +444,8 @@ def shares_of_keys(
     """Shares that the keys are cut into: the count whose blocks leave the least idle at the end.
 
     A block's start and end cost it about as much as four tiles. uneven: blocks differ in how many
-    keys they see, so at least some four waves of them even that out. With no GPU two shares, so that
-    the interpreter joins some.
+    keys they see, so at least some four waves of them even that out. With no GPU two shares, so
+    that the interpreter joins some.
     """
     if device.type != "cuda":
         return min(2, tiles)
