@@ -1,9 +1,10 @@
 """Exact per-head top-k of scaled q.k without storing the scores: the certified two-pass design.
 
-Pass 1 keeps the maximum of each small group of keys. The k-th largest group maximum is a proven
-lower bound of the k-th logit. Pass 2 scores the same tiles again, which gives the same bits, and
-keeps one gate bit a key and the logits that reach the bound. The final cut sees a little over k
-candidates a row on well-mixed data and at most group * (k - 1) plus ties on any data.
+Pass 1 keeps the maximum of each small group of keys. The k-th largest group maximum, less the error
+of a logit, is a proven lower bound of the k-th logit. Pass 2 scores the tiles again and keeps one
+gate bit a key. Only the keys whose bit is set get their final logit, each by gathering its key, in
+an order of addition that no tile or chunk has a say in. The cut sees a little over k candidates a
+row on well-mixed data and at most group * (k - 1) plus those within the error on any data.
 """
 # mypy: disable-error-code="no-untyped-def"
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from indexer_kernels import selection
-from indexer_kernels.backend import INTERPRETED, jit, operand, power_of_two, tl, use_triton
+from indexer_kernels.backend import jit, operand, power_of_two, tl, use_triton
 from indexer_kernels.operands import (
     WORKSPACE,
     Rows,
@@ -25,21 +26,19 @@ from indexer_kernels.operands import (
     check_k,
     reference_logits,
 )
-from indexer_kernels.selection import Candidates, bound_kernel, compact_masks_kernel
+from indexer_kernels.selection import Candidates, bound_kernel, expand_kernel
 from indexer_kernels.tiles import (
     BLOCK_N,
     gate_words,
     group_maxima,
+    key_span,
     load_queries,
-    span_within,
-    store_in_place,
     tile_logits,
 )
 from indexer_kernels.topk import HIDDEN, KernelError, topk
 
 GROUPS = (16, 8, 4, 2)  # keys a group, largest first; 32 where the row is very long
 LONG_ROW = 1 << 19
-KEY_CHUNK = 8192  # least keys a pass of the gate
 PROGRAMS = 2  # scoring programs for each multiprocessor
 
 
@@ -57,17 +56,16 @@ class Tally:
 @jit
 def scoring_kernel(
     queries, keys, positions, bounds, maxima, words, scores,
-    rows, count, begin, end, batch_stride, key_stride, scale, splits, row_blocks,
+    rows, count, batch_stride, key_stride, scale, splits, row_blocks,
     dim: tl.constexpr, chunk: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr,
     group: tl.constexpr, window: tl.constexpr, causal: tl.constexpr, mode: tl.constexpr,
-    direct: tl.constexpr,
 ):  # fmt: skip
-    """Scores a row block against a share of key tiles begin to end; grid (row blocks * splits,
-    batch). What it writes has room for these tiles alone:
+    """Scores a row block against a share of the key tiles; grid (row blocks * splits, batch).
 
     mode "maxima": maxima [batch, row, group] of each tile in the block's key span.
-    mode "gate":   words [batch, row, word] and, where a bit is set, scores [batch, row, tile key].
-    mode "all":    scores [batch, row, key], -inf where hidden, for every tile; begin must be 0.
+    mode "gate":   words [batch, row, word] of the same tiles, a bit a key: whether its logit
+                   reaches the row's bound. A bound of NaN is reached by none.
+    mode "all":    scores [batch, row, key], -inf where hidden, for every tile.
     """
     block = tl.program_id(0) % row_blocks
     split = tl.program_id(0) // row_blocks
@@ -79,9 +77,11 @@ def scoring_kernel(
         pos = tl.load(positions + row, mask=row_seen, other=0)
     queries += batch * rows * dim
     keys += batch * batch_stride
-    first, last = span_within(pos, row_seen, count, begin, end, window, causal, block_n)
+    tiles = tl.cdiv(count, block_n)
+    first, last = key_span(pos, row_seen, count, window, causal, block_n)
     if mode == "all":
-        first, last = begin, end
+        first = 0
+        last = tiles
     share = tl.cdiv(last - first, splits)
     first += split * share
     last = tl.minimum(first + share, last)
@@ -89,7 +89,6 @@ def scoring_kernel(
     at = batch * rows + row.to(tl.int64)
     if mode == "gate":
         bound = tl.load(bounds + at, mask=row_seen, other=float("inf"))
-    tiles = end - begin
     for tile in range(first, last):
         col = tile * block_n + tl.arange(0, block_n)
         logits = tile_logits(
@@ -99,20 +98,15 @@ def scoring_kernel(
         if mode == "maxima":
             per_tile: tl.constexpr = block_n // group
             best = group_maxima(logits, block_m, block_n, group)
-            slot = (tile - begin) * per_tile + tl.arange(0, per_tile)
+            slot = tile * per_tile + tl.arange(0, per_tile)
             to = maxima + at[:, None] * (tiles * per_tile) + slot[None, :]
             tl.store(to, best, mask=row_seen[:, None])
         elif mode == "gate":
             gate = (logits >= bound[:, None]) & (logits > float("-inf"))
             word_count: tl.constexpr = block_n // 32
-            slot = (tile - begin) * word_count + tl.arange(0, word_count)
+            slot = tile * word_count + tl.arange(0, word_count)
             to = words + at[:, None] * (tiles * word_count) + slot[None, :]
             tl.store(to, gate_words(gate, block_m, block_n), mask=row_seen[:, None])
-            to = scores + at[:, None] * (tiles * block_n) + (col - begin * block_n)[None, :]
-            if direct:
-                store_in_place(to, logits, gate & row_seen[:, None])
-            else:
-                tl.store(to, logits, mask=gate & row_seen[:, None])
         else:
             to = scores + at[:, None] * count + col[None, :]
             tl.store(to, logits, mask=row_seen[:, None] & (col < count)[None, :])
@@ -148,12 +142,15 @@ def exact_topk(
                and keys whose logit is -inf, hold -inf and -1 at the end.
     Raises KernelError for shapes, dtypes, devices or k out of bounds, and for a NaN logit.
 
-    Exactness: the set is exact for the logits as accumulated in float32, the lowest position
-    winning a tie. Against float64 only keys within 2 * dim * 2**-23 * scale * |q| * max|key| of the
-    k-th logit may differ.
-    Memory: for each row in flight the larger of 4 * key / 16 and 8 * candidates + 4.125 * key
-    chunk bytes, in chunks of rows of about `workspace` bytes and at least 16. Candidates have room
-    for 4 * k a row or more (`capacity`), and a key chunk has 8192 keys or more (`key_chunk`).
+    Exactness: the set is exact for the logits as accumulated in float32, products added as a binary
+    tree of neighbours, the lowest position winning a tie. Set and values depend on the operands
+    alone, not on the workspace or on other rows. Against float64 only keys within
+    2 * dim * 2**-23 * scale * |q| * max|key| of the k-th logit may differ.
+    Memory: for each row in flight the larger of 4 * key / group and key / 8 + 8 * candidates bytes,
+    in chunks of rows of about `workspace` bytes and at least 16. A group has 2 to 32 keys
+    (`group_size`), candidates have room for 4 * k a row or more (`capacity`). Rows of fewer than
+    4 * k keys, and rows that are repaired, take 8 * key bytes.
+    Operands whose |q| * max|key| overflows float32 are answered, by the repair.
     """
     check_attention(queries, keys, positions, window)
     check_k(k)
@@ -201,8 +198,7 @@ def exact_topk_reference(
 def candidates(rows: Rows, k: int, workspace: int = WORKSPACE) -> Candidates:
     """Keys that may belong to the top-k of each row, left on the device: nothing is awaited.
 
-    The bound comes from one pass over all keys; the gate goes by chunks of keys, so that a chunk's
-    scores are still in the cache when its candidates are gathered.
+    Rows whose `failed` says so have others besides, or were not looked at.
     """
     batch, count, keys, _ = rows.shape
     group = group_size(keys, k)
@@ -212,25 +208,38 @@ def candidates(rows: Rows, k: int, workspace: int = WORKSPACE) -> Candidates:
     lines = batch * count
     room = capacity(lines, keys, k, workspace)
     made = selection.empty_candidates(lines, room, bounds)
-    tiles = -(-keys // BLOCK_N)
-    step = key_chunk(lines, keys, room, workspace) // BLOCK_N
-    on = {"device": rows.queries.device}
-    scores = torch.empty(lines * step * BLOCK_N, dtype=torch.float32, **on)
-    words = torch.empty(lines * step * BLOCK_N // 32, dtype=torch.int32, **on)
-    block, warps = (2048, 16) if selection.few(lines) else (256, 4)
-    for begin in range(0, tiles, step):
-        end = min(begin + step, tiles)
-        score(rows, "gate", bounds=bounds, words=words, scores=scores, tiles=(begin, end))
-        compact_masks_kernel[(lines,)](
-            words, scores, rows.positions, made.packed, made.counts, count, keys, begin, end, room,
-            block_m=tile_shape(rows).block_m, block_n=BLOCK_N, block=block,
-            window=rows.window or 0, causal=rows.positions is not None, num_warps=warps,
-        )  # fmt: skip
+    words = gate(rows, bounds)
+    expand(rows, words, made)
+    selection.rescore(made, rows)
     return made
 
 
+def gate(rows: Rows, bounds: Tensor) -> Tensor:
+    """int32 [batch * row, word]: a bit for each key whose matrix-unit logit reaches the bound."""
+    batch, count, keys, _ = rows.shape
+    shape = (batch * count, -(-keys // BLOCK_N) * (BLOCK_N // 32))
+    words = torch.empty(*shape, dtype=torch.int32, device=bounds.device)
+    score(rows, "gate", bounds=bounds, words=words)
+    return words
+
+
+def expand(rows: Rows, words: Tensor, made: Candidates) -> None:
+    """Lists the keys whose bits are set, without their logits."""
+    _, count, keys, _ = rows.shape
+    lines, room = made.packed.shape
+    block, warps = (2048, 16) if selection.few(lines) else (256, 4)
+    expand_kernel[(lines,)](
+        words, rows.positions, made.packed, made.counts, count, keys, room,
+        block_m=tile_shape(rows).block_m, block_n=BLOCK_N, block=block,
+        window=rows.window or 0, causal=rows.positions is not None, num_warps=warps,
+    )  # fmt: skip
+
+
 def certified_bounds(rows: Rows, k: int, group: int) -> Tensor:
-    """float32 [batch * row]: a value that the row's k-th logit is proven to reach."""
+    """float32 [batch * row]: what a key's matrix-unit logit reaches if the key is in the top-k.
+
+    -inf where fewer than k groups hold a visible key; NaN where no error can be stated.
+    """
     batch, count, keys, _ = rows.shape
     groups = -(-keys // BLOCK_N) * (BLOCK_N // group)
     on = {"dtype": torch.float32, "device": rows.queries.device}
@@ -244,17 +253,27 @@ def certified_bounds(rows: Rows, k: int, group: int) -> Tensor:
         causal=rows.positions is not None, whole=groups <= selection.RESIDENT,
         many=selection.few(batch * count), num_warps=16,
     )  # fmt: skip
+    selection.gate_bounds(bounds, rows)
     return bounds
 
 
 def every_candidate(rows: Rows) -> Candidates:
     """Every visible key as a candidate: for rows with few keys, and to repair others."""
     batch, count, keys, _ = rows.shape
-    device = rows.queries.device
-    scores = torch.empty(batch, count, keys, dtype=torch.float32, device=device)
-    score(rows, "all", scores=scores)
-    bounds = torch.full((batch * count,), HIDDEN, dtype=torch.float32, device=device)
-    return selection.from_scores(scores.view(-1, keys), bounds, keys)
+    on = {"device": rows.queries.device}
+    first = torch.zeros(count, dtype=torch.int64, **on)
+    after = torch.full_like(first, keys)
+    if rows.positions is not None:
+        after = (rows.positions.long() + 1).clamp(0, keys)
+        if rows.window is not None:
+            first = (rows.positions.long() + 1 - rows.window).clamp(min=0)
+    counts = (after - first).clamp(min=0).to(torch.int32).repeat(batch)
+    # the lower half of `packed`, as expand_kernel leaves it
+    listed = 0x7FFFFFFF - first[:, None] - torch.arange(keys, **on)
+    bounds = torch.full((batch * count,), HIDDEN, dtype=torch.float32, **on)
+    made = Candidates(listed.repeat(batch, 1), counts, bounds)
+    selection.rescore(made, rows)
+    return made
 
 
 @dataclass(frozen=True)
@@ -268,7 +287,7 @@ class TileShape:
 
 
 def tile_shape(rows: Rows) -> TileShape:
-    """The same for both passes of a problem, which is what makes their bits equal."""
+    """The same for both passes of a problem: a row block must have one key span in both."""
     _, count, _, dim = rows.shape
     block_m = min(power_of_two(count, 16), 128)
     widest = 64 if rows.queries.dtype == torch.float32 or dim > 128 else 128
@@ -285,20 +304,18 @@ def score(
     words: Tensor | None = None,
     scores: Tensor | None = None,
     group: int = 16,
-    tiles: tuple[int, int] | None = None,
 ) -> None:
-    """One pass over all tiles, or from one to before another; `mode` says what it writes."""
+    """One pass over all tiles; `mode` says what it writes."""
     batch, count, keys, dim = rows.shape
     shape = tile_shape(rows)
     row_blocks = -(-count // shape.block_m)
-    begin, end = tiles or (0, -(-keys // BLOCK_N))
-    splits = key_splits(row_blocks * batch, end - begin, rows.queries.device)
+    splits = key_splits(row_blocks * batch, -(-keys // BLOCK_N), rows.queries.device)
     scoring_kernel[(row_blocks * splits, batch)](
         rows.queries, rows.keys, rows.positions, bounds, maxima, words, scores,
-        count, keys, begin, end, rows.keys.stride(0), rows.keys.stride(1), rows.scale, splits,
+        count, keys, rows.keys.stride(0), rows.keys.stride(1), rows.scale, splits,
         row_blocks, dim=dim, chunk=shape.chunk, block_m=shape.block_m, block_n=BLOCK_N, group=group,
         window=rows.window or 0, causal=rows.positions is not None, mode=mode,
-        direct=not INTERPRETED, num_warps=shape.warps, num_stages=shape.stages,
+        num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip
 
 
@@ -331,19 +348,12 @@ def capacity(rows: int, keys: int, k: int, workspace: int) -> int:
     return min(keys, group * k, max(4 * k, share))
 
 
-def key_chunk(rows: int, keys: int, room: int, workspace: int) -> int:
-    """Keys whose scores exist at the same time: what the workspace leaves, at least KEY_CHUNK."""
-    left = (workspace - 8 * room * rows) // (rows * 4 + rows // 8 + 1)
-    return min(-(-keys // BLOCK_N) * BLOCK_N, max(KEY_CHUNK, left // BLOCK_N * BLOCK_N))
-
-
 def row_bytes(keys: int, k: int) -> int:
     """Least scratch bytes of a row, as the docstring's formula."""
     group = group_size(keys, k)
     if group is None:
-        return 12 * keys
-    gate = 8 * min(keys, 4 * k) + 4 * min(keys, KEY_CHUNK) + min(keys, KEY_CHUNK) // 8
-    return max(4 * keys // group, gate)
+        return 8 * keys
+    return max(4 * keys // group, keys // 8 + 8 * min(keys, 4 * k))
 
 
 def stored_row_bytes(keys: int, k: int) -> int:
@@ -378,7 +388,7 @@ def repairs(rows: Rows, failed: Tensor, tally: Tally | None) -> Iterator[tuple[i
     if tally is not None:
         tally.rows += batch * count
         tally.repaired += len(listed)
-    step = max(16, WORKSPACE // (12 * keys))
+    step = max(16, WORKSPACE // (8 * keys))
     for one in listed[:, 0].unique().tolist():
         yield from ((one, lines) for lines in listed[listed[:, 0] == one, 1].split(step))
 

@@ -1,9 +1,10 @@
 """From a proven lower bound to the exact set: bound, candidates, cut.
 
 Group maxima give the bound: k groups hold a key at or above the k-th largest group maximum, so the
-k-th largest score is no lower. Every key at or above the bound is a candidate, and a candidate is
-kept as one int64 that orders by value and then by lowest position, so that no two are equal and
-the cut is the one answer that the tie rule allows.
+k-th largest score is no lower. Every key at or above the bound is a candidate; where the maxima
+come from the matrix unit and the logits do not, the bound is lowered by the error between the two.
+A candidate is kept as one int64 that orders by value and then by lowest position, so that no two
+are equal and the cut is the one answer that the tie rule allows.
 """
 # mypy: disable-error-code="no-untyped-def"
 
@@ -15,12 +16,16 @@ import torch
 from torch import Tensor
 
 from indexer_kernels.backend import jit, power_of_two, tl
-from indexer_kernels.tiles import BLOCK_N, halfway, ordered, packed, span_within, unordered
+from indexer_kernels.operands import Rows
+from indexer_kernels.tiles import BLOCK_N, halfway, key_span, ordered, packed, unordered
 from indexer_kernels.topk import HIDDEN
 
 RESIDENT = 8192  # values a program keeps in registers while it bisects
 FEW_ROWS = 512
 SEGMENT = 8192  # stored scores that one program gathers candidates from
+RESCORED = 8192  # key features that a program gathers at once
+RESCORING = 1056  # programs that re-score where a row's share of them is more than one
+NORM_SHARES = 1024
 NOTHING = -(1 << 63)  # packed value below every candidate
 
 
@@ -37,9 +42,7 @@ def bound_kernel(
     """
     program = tl.program_id(0).to(tl.int64)
     row = program % rows
-    first, last = block_span(
-        positions, row, rows, keys, 0, tl.cdiv(keys, block_n), block_m, block_n, window, causal
-    )
+    first, last = block_span(positions, row, rows, keys, block_m, block_n, window, causal)
     count = (last - first) * (block_n // group)
     at = maxima + program * groups + first * (block_n // group)
     slot = tl.arange(0, block)
@@ -110,41 +113,38 @@ def narrowed(low, high, middle, reached, k):
 
 @jit
 def block_span(
-    positions, row, rows, keys, begin, end,
+    positions, row, rows, keys,
     block_m: tl.constexpr, block_n: tl.constexpr, window: tl.constexpr, causal: tl.constexpr,
 ):  # fmt: skip
-    """The key span of the row block that this row was scored in, within tiles begin to end."""
+    """The key span of the row block that this row was scored in."""
     peers = (row // block_m) * block_m + tl.arange(0, block_m)
     seen = peers < rows
     pos = peers
     if causal:
         pos = tl.load(positions + peers, mask=seen, other=0)
-    return span_within(pos, seen, keys, begin, end, window, causal, block_n)
+    return key_span(pos, seen, keys, window, causal, block_n)
 
 
 @jit
-def compact_masks_kernel(
-    words, scores, positions, candidates, counts, rows, keys, begin_tile, end_tile, capacity,
+def expand_kernel(
+    words, positions, candidates, counts, rows, keys, capacity,
     block_m: tl.constexpr, block_n: tl.constexpr, block: tl.constexpr,
     window: tl.constexpr, causal: tl.constexpr,
 ):  # fmt: skip
-    """Adds a row's candidates of tiles begin to end from their gate bits, in key order.
+    """Positions of a row's gate bits, the lower half of `packed`; rescore_kernel adds the upper.
 
-    Grid (batch * rows); words and scores hold these tiles alone, and a score is read only where
-    its bit is set. counts says how many candidates the tiles before gave and receives how many
-    there are now, also those beyond the capacity.
+    Grid (batch * rows). counts receives how many bits are set, also those beyond the capacity.
     """
     program = tl.program_id(0).to(tl.int64)
     row = program % rows
     first, last = block_span(
-        positions, row, rows, keys, begin_tile, end_tile, block_m, block_n, window, causal
-    )
-    tiles = end_tile - begin_tile
-    words += program * tiles * (block_n // 32)
-    scores += program * tiles * block_n
-    end = (last - begin_tile) * (block_n // 32)
-    found = tl.load(counts + program)
-    for begin in range((first - begin_tile) * (block_n // 32), end, block):
+        positions, row, rows, keys, block_m, block_n, window, causal
+    )  # fmt: skip
+    words += program * tl.cdiv(keys, block_n) * (block_n // 32)
+    candidates += program * capacity
+    end = last * (block_n // 32)
+    found = tl.full([], 0, tl.int32)
+    for begin in range(first * (block_n // 32), end, block):
         slot = begin + tl.arange(0, block)
         word = tl.load(words + slot, mask=slot < end, other=0)
         word = word.to(tl.uint32, bitcast=True)
@@ -155,15 +155,92 @@ def compact_masks_kernel(
         for _ in range(deepest):
             rest = word & (word - 1)
             bit = bit_count((word ^ rest) - 1).to(tl.int32)
-            live = word != 0
+            inside = (word != 0) & (place < capacity)
             at = (slot // 4) * 128 + (bit >> 1) * 8 + (slot % 4) * 2 + (bit & 1)
-            value = tl.load(scores + at, mask=live, other=0.0)
-            inside = live & (place < capacity)
-            key = packed(value, begin_tile * block_n + at)
-            tl.store(candidates + program * capacity + place, key, mask=inside)
+            tl.store(candidates + place, (0x7FFFFFFF - at).to(tl.int64), mask=inside)
             place += 1
             word = rest
     tl.store(counts + program, found)
+
+
+@jit
+def rescore_kernel(
+    queries, keys, halves, counts, rows, batch_stride, key_stride, capacity, scale,
+    dim: tl.constexpr, padded: tl.constexpr, levels: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """Writes the upper half of `packed` for candidates whose lower half is there, by their keys.
+
+    Grid (batch * rows, shares of a row). halves: the candidates as int32 pairs, lower half first.
+    The logit is the float32 products added as a binary tree of neighbours (2**levels = padded
+    leaves, zeros at the end), times the scale, each step rounded: the order is written out, so the
+    bits depend on the operands alone. Launch it without fused multiply-adds.
+    """
+    program = tl.program_id(0).to(tl.int64)
+    feature = tl.arange(0, padded)
+    query = tl.load(queries + program * dim + feature, mask=feature < dim, other=0.0)
+    query = query.to(tl.float32)
+    keys += program // rows * batch_stride
+    halves += program * capacity * 2
+    count = tl.minimum(tl.load(counts + program), capacity)
+    for begin in range(tl.program_id(1) * block, count, tl.num_programs(1) * block):
+        slot = (begin + tl.arange(0, block)).to(tl.int64) * 2
+        live = slot < count.to(tl.int64) * 2
+        at = (0x7FFFFFFF - tl.load(halves + slot, mask=live, other=0x7FFFFFFF)).to(tl.int64)
+        key = tl.load(
+            keys + at[:, None] * key_stride + feature[None, :],
+            mask=live[:, None] & (feature < dim)[None, :], other=0.0,
+        ).to(tl.float32)  # fmt: skip
+        sums = key * query[None, :]
+        for level in tl.static_range(levels):
+            sums = tl.sum(tl.reshape(sums, [block, padded >> (level + 1), 2]), 2)
+        logit = tl.reshape(sums, [block]) * scale
+        tl.store(halves + slot + 1, ordered(logit), mask=live)
+
+
+@jit
+def key_norms_kernel(
+    keys, squares, count, batch_stride, key_stride,
+    dim: tl.constexpr, padded: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """squares [batch, share]: the largest sum of squares of a share of keys; NaN counts as inf.
+
+    Grid (shares, batch).
+    """
+    feature = tl.arange(0, padded)
+    keys += tl.program_id(1).to(tl.int64) * batch_stride
+    most = tl.full([block], 0.0, tl.float32)
+    for begin in range(tl.program_id(0) * block, count, tl.num_programs(0) * block):
+        at = begin + tl.arange(0, block)
+        key = tl.load(
+            keys + at[:, None].to(tl.int64) * key_stride + feature[None, :],
+            mask=(at < count)[:, None] & (feature < dim)[None, :], other=0.0,
+        ).to(tl.float32)  # fmt: skip
+        total = tl.sum(key * key, 1)
+        most = tl.maximum(most, tl.where(total == total, total, float("inf")))
+    tl.store(squares + tl.program_id(1) * tl.num_programs(0) + tl.program_id(0), tl.max(most, 0))
+
+
+@jit
+def lower_bounds_kernel(
+    queries, squares, bounds, rows, shares, relative, absolute, tiny, largest,
+    dim: tl.constexpr, padded: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """Lowers each bound by twice the error of a logit; NaN, which nothing reaches, where a sum
+    might overflow. Grid (batch * rows); the constants are those of `gate_bounds`."""
+    program = tl.program_id(0).to(tl.int64)
+    feature = tl.arange(0, padded)
+    query = tl.load(queries + program * dim + feature, mask=feature < dim, other=0.0)
+    query = query.to(tl.float32)
+    share = tl.arange(0, block)
+    at = squares + program // rows * shares + share
+    longest = tl.max(tl.load(at, mask=share < shares, other=0.0), 0)
+    # rounded up: float32 sums of squares, and squares that underflow
+    own = tl.sqrt(tl.sum(query * query, 0)) * 1.001 + tiny
+    reach = own * (tl.sqrt(longest) * 1.001 + tiny)
+    margin = 2.0 * (reach * relative + absolute)
+    bound = tl.load(bounds + program)
+    safe = reach * largest < 1e38  # false for NaN too
+    tl.store(bounds + program, tl.where(safe, bound - margin, float("nan")))
 
 
 @jit
@@ -223,7 +300,6 @@ def cut_kernel(
     at = candidates + row * capacity
     slot = tl.arange(0, block)
     rest = tl.arange(0, 1024)
-    nothing = tl.full([], -2147483648, tl.int32)  # below ordered(-inf)
     resident = upper(at, slot, count)
     high = tl.max(resident, 0)
     low = tl.min(tl.where(slot < count, resident, high), 0)
@@ -267,7 +343,8 @@ def cut_kernel(
             here = begin + rest
             key = tl.load(at + here, mask=here < count, other=0)
             value = (key >> 32).to(tl.int32)
-            taken = (value >= low) & (key >= least) & (here < count)
+            # a candidate that turned out -inf is hidden: its place becomes a pad
+            taken = (value >= low) & (key >= least) & (here < count) & (value > -2139095041)
             one = taken.to(tl.int32)
             place = row * k + written + tl.cumsum(one, 0) - one
             written += tl.sum(one, 0)
@@ -325,10 +402,10 @@ class Candidates:
     def failed(self, k: int) -> Tensor:
         """bool [rows]: rows whose candidates are not proven to hold the top-k.
 
-        Too many for the capacity, or fewer than k above a bound that k groups had reached: the
-        second scoring pass did not repeat the first one's bits.
+        Too many for the capacity, or fewer than k above a bound that k groups had reached, which a
+        bound of NaN, for want of one, always says.
         """
-        short = (self.counts < k) & (self.bounds > HIDDEN)
+        short = (self.counts < k) & (self.bounds != HIDDEN)
         return short | (self.counts > self.packed.shape[1])
 
 
@@ -361,6 +438,56 @@ def empty_candidates(rows: int, capacity: int, bounds: Tensor) -> Candidates:
     packed = torch.empty(rows, capacity, dtype=torch.int64, device=bounds.device)
     counts = torch.zeros(rows, dtype=torch.int32, device=bounds.device)
     return Candidates(packed, counts, bounds)
+
+
+def rescore(candidates: Candidates, rows: Rows) -> None:
+    """Gives candidates, of which the lower halves are there, the logits of their keys."""
+    lines, capacity = candidates.packed.shape
+    _, count, _, dim = rows.shape
+    padded = power_of_two(dim, 16)
+    block = max(1, RESCORED // padded)
+    # few rows share the device: more programs a row, each with fewer candidates
+    shares = max(1, min(-(-capacity // block), RESCORING // lines))
+    rescore_kernel[(lines, shares)](
+        rows.queries, rows.keys, candidates.packed.view(torch.int32), candidates.counts,
+        count, rows.keys.stride(0), rows.keys.stride(1), capacity, rows.scale,
+        dim=dim, padded=padded, levels=padded.bit_length() - 1, block=block, num_warps=4,
+        enable_fp_fusion=False,
+    )  # fmt: skip
+
+
+def gate_bounds(bounds: Tensor, rows: Rows) -> None:
+    """Lowers bounds [batch * row] of matrix-unit logits, in place, to a gate for exact candidates.
+
+    Let m be a key's logit from the matrix unit and r the one that `rescore` computes, and let
+    |m - r| <= e for all visible keys of a row. k keys have m >= bound, hence r >= bound - e: the
+    k-th largest r, call it R, is no lower. A key that may be chosen has r >= R, ties included, so
+    m >= r - e >= bound - 2e: it passes a gate at bound - 2e.
+
+    e: adding `dim` products one after another loses at most dim * 2**-23 of sum |q_i * k_i|, cut or
+    rounded, the matrix unit's cut of blocks of 16 one part in 16 more; the tree loses
+    (log2(dim) + 1) * 2**-24, the scale 2**-24 each. And sum |q_i * k_i| <= |q| * |k|. So
+    e = 2 * (dim + 4) * 2**-23 * |scale| * |q| * max|k| leaves more than what rounding the bound
+    itself takes; numbers that underflow add the absolute part.
+    Where |q| * max|k| comes near float32's end the bound becomes NaN: the row fails, and the repair
+    takes all its keys.
+    """
+    batch, count, keys, dim = rows.shape
+    padded = power_of_two(dim, 16)
+    block = max(1, RESCORED // padded)
+    shares = min(NORM_SHARES, -(-keys // block))
+    squares = torch.empty(batch, shares, dtype=torch.float32, device=bounds.device)
+    key_norms_kernel[(shares, batch)](
+        rows.keys, squares, keys, rows.keys.stride(0), rows.keys.stride(1),
+        dim=dim, padded=padded, block=block, num_warps=4,
+    )  # fmt: skip
+    largest = max(1.0, abs(rows.scale))
+    lower_bounds_kernel[(batch * count,)](
+        rows.queries, squares, bounds, count, shares,
+        2 * (dim + 4) * 2.0**-23 * abs(rows.scale), dim * 2.0**-120 * largest,
+        dim**0.5 * 2.0**-62, largest,
+        dim=dim, padded=padded, block=power_of_two(shares, 16), num_warps=4,
+    )  # fmt: skip
 
 
 def few(rows: int) -> bool:
@@ -411,6 +538,6 @@ def largest_first(values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 __all__ = [
-    "BLOCK_N", "NOTHING", "Candidates", "bound_kernel", "compact_masks_kernel", "cut", "cut_value",
-    "empty_candidates", "few", "from_scores", "largest_first", "resident",
+    "BLOCK_N", "NOTHING", "Candidates", "bound_kernel", "cut", "cut_value", "empty_candidates",
+    "expand_kernel", "few", "from_scores", "gate_bounds", "largest_first", "rescore", "resident",
 ]  # fmt: skip

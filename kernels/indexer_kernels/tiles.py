@@ -30,16 +30,6 @@ def key_span(
 
 
 @jit
-def span_within(
-    pos, row_seen, keys, begin, end,
-    window: tl.constexpr, causal: tl.constexpr, block_n: tl.constexpr,
-):  # fmt: skip
-    """The part of the key span that lies in tiles begin to end; two equal numbers for none."""
-    first, last = key_span(pos, row_seen, keys, window, causal, block_n)
-    return tl.minimum(tl.maximum(first, begin), end), tl.minimum(tl.maximum(last, begin), end)
-
-
-@jit
 def load_queries(queries, row, row_seen, start, dim, chunk: tl.constexpr):
     """[block_m, chunk] of the queries from feature `start`; zeros outside."""
     feature = start + tl.arange(0, chunk)
@@ -63,7 +53,7 @@ def tile_logits(
 ):  # fmt: skip
     """[block_m, block_n] float32 logits, -inf where hidden.
 
-    Every kernel calls this one with the same tile shape, so that two passes over the same operands
+    Every kernel calls this one, so that two passes over the same operands with the same tile shape
     give the same bits. head_chunk holds the queries' first `chunk` features, often all of them.
     """
     if chunk >= dim:
@@ -142,21 +132,6 @@ def gate_words(gate, block_m: tl.constexpr, block_n: tl.constexpr):
     i = tl.arange(0, 2)[None, None, None, None, :]
     words = tl.sum(tl.sum(split << (2 * j + i), 4), 2)
     return tl.reshape(words, [block_m, block_n // 32])
-
-
-@jit
-def store_in_place(to, value, where):
-    """Stores float32 values where asked, each from the thread that holds it.
-
-    `tl.store` would carry the whole tile through shared memory to make its writes contiguous, for
-    the few values in a hundred that are written. Not for the interpreter, which has no assembly.
-    """
-    tl.inline_asm_elementwise(
-        "{ .reg .pred p; setp.ne.s32 p, $3, 0; @p st.global.f32 [$1], $2; mov.u32 $0, 0; }",
-        "=r,l,f,r",
-        [to.to(tl.int64), value, where.to(tl.int32)],
-        dtype=tl.int32, is_pure=False, pack=1,
-    )  # fmt: skip
 
 
 @jit

@@ -24,7 +24,7 @@ POINTERS = dict(queries="*bf16", keys="*bf16", positions="*i32", words="*i32",
 EVEN = {"rows", "count", "batch_stride", "key_stride"}
 
 
-def build(kernel, constants, pointers, absent, warps=8, stages=3, **others):
+def build(kernel, constants, pointers, absent, warps=8, stages=3, fused=True, **others):
     types, values, facts = {}, {}, {}
     for place, name in enumerate(kernel.arg_names):
         if name in constants or name in absent:
@@ -34,20 +34,20 @@ def build(kernel, constants, pointers, absent, warps=8, stages=3, **others):
             if types[name].startswith("*") or name in EVEN:
                 facts[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, types, values, facts)
-    options = {"num_warps": warps, "num_stages": stages}
+    options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": fused}
     made = compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     ptx = made.asm["ptx"]
     print(made.metadata.shared, ptx.count("wgmma.mma_async"), ptx.count("shfl"))
 
 
-tile = dict(chunk=128, block_m=128, block_n=128, window=0, group=16, direct=True)
+tile = dict(chunk=128, block_m=128, block_n=128, window=0, group=16)
 build(scoring_kernel, dict(tile, dim=128, causal=False, mode="maxima"),
       {"maxima"}, {"bounds", "words", "scores", "positions"})
 build(scoring_kernel, dict(tile, dim=128, causal=True, mode="gate"),
-      {"bounds", "scores"}, {"maxima"})
+      {"bounds"}, {"maxima", "scores"})
 build(scoring_kernel, dict(tile, dim=576, chunk=64, causal=True, mode="maxima"),
       {"maxima"}, {"bounds", "words", "scores"})
-del tile["group"], tile["direct"]
+del tile["group"]
 build(headsum_kernel, dict(tile, dim=192, rest=64, causal=True), {"lse", "sums"}, set(), stages=2)
 tile.update(edge=True, causal=True, scaled=True, full=True, top1=True)
 parts = {"maxima", "sums", "moments"}
@@ -58,7 +58,9 @@ build(statistics_kernel, dict(tile, dim=192, rest=64), parts, {"moments", "tops"
 
 
 SEARCHES = """
-from indexer_kernels.selection import bound_kernel, compact_masks_kernel, cut_kernel
+from indexer_kernels.selection import (
+    bound_kernel, cut_kernel, expand_kernel, key_norms_kernel, lower_bounds_kernel, rescore_kernel,
+)
 
 span = dict(block_m=128, block_n=128, window=0, causal=True)
 for many in (False, True):
@@ -67,8 +69,16 @@ for many in (False, True):
     for kth_only in (False, True):
         build(cut_kernel, dict(block=4096, kth_only=kth_only, many=many),
               {"values"}, set(), candidates="*i64", counts="*i32", chosen="*i64")
-build(compact_masks_kernel, dict(span, block=256), {"scores"}, set(),
-      candidates="*i64", counts="*i32", keys="i32")
+for block, warps in ((256, 4), (2048, 16)):
+    build(expand_kernel, dict(span, block=block), set(), set(), warps,
+          candidates="*i64", counts="*i32", keys="i32")
+for dim, padded, block in ((128, 128, 64), (576, 1024, 8)):
+    wide = dict(dim=dim, padded=padded)
+    build(rescore_kernel, dict(wide, levels=padded.bit_length() - 1, block=block), set(), set(), 4,
+          fused=False, halves="*i32", counts="*i32")
+    build(key_norms_kernel, dict(wide, block=block), {"squares"}, set(), 4)
+    build(lower_bounds_kernel, dict(wide, block=1024), {"squares", "bounds"}, set(), 4,
+          relative="fp32", absolute="fp32", tiny="fp32", largest="fp32")
 """
 
 
@@ -82,7 +92,7 @@ def test_scoring_kernels_fit_hopper(tmp_path):
         check=False,
     )  # fmt: skip
     built = [[int(number) for number in line.split()] for line in done.stdout.splitlines()]
-    assert len(built) == 13, done.stderr[-2000:]
+    assert len(built) == 20, done.stderr[-2000:]
     assert all(shared <= 227 * 1024 for shared, _, _ in built)
     for _, wgmma, shuffles in built[:6]:
         assert wgmma > 0
