@@ -17,7 +17,6 @@ from indexer_kernels import selection
 from indexer_kernels.exact_topk import Tally, candidates, exact_topk
 from indexer_kernels.kth_logit import kth_logit
 from indexer_kernels.operands import as_rows
-from indexer_kernels.tiles import BLOCK_N
 
 K = 2048
 CASES = (  # name, queries, keys, dim, target in ms
@@ -81,45 +80,21 @@ def compare(table: Table) -> None:
 
 
 def stages(table: Table) -> None:
-    """Each kernel alone, at the prefill shape: the gate for one chunk of keys in the middle."""
+    """Each kernel alone, at the prefill shape."""
     rows = as_rows(*operands(8192, 131072, 128), 1.0, None, None)
     group = module.group_size(131072, K) or 1
-    room = module.capacity(8192, 131072, K, module.WORKSPACE)
-    width = module.key_chunk(8192, 131072, room, module.WORKSPACE)
     found = candidates(rows, K)
-    on = {"device": "cuda"}
-    maxima = torch.empty(1, 8192, 131072 // group, **on)
-    words = torch.empty(8192 * width // 32, dtype=torch.int32, **on)
-    scores = torch.empty(8192 * width, **on)
-    chunk = (64, 64 + width // BLOCK_N)
-    gate = {"bounds": found.bounds, "words": words, "scores": scores, "tiles": chunk}
-    made = selection.empty_candidates(8192, room, found.bounds)
+    maxima = torch.empty(1, 8192, 131072 // group, device="cuda")
+    words = module.gate(rows, found.bounds)
+    bounds = found.bounds.clone()
     counts = found.counts.float()
+    gate = {"bounds": found.bounds, "words": words}
     table.add("stage", "certified bounds", lambda: module.certified_bounds(rows, K, group))
     table.add("stage", "maxima", lambda: module.score(rows, "maxima", maxima=maxima, group=group))
-    part = f"stage, {width} of 131072 keys"
-    table.add(part, "gate", lambda: module.score(rows, "gate", **gate))
-    table.add(
-        part,
-        "gather",
-        lambda: module.compact_masks_kernel[(8192,)](
-            words,
-            scores,
-            None,
-            made.packed,
-            made.counts.zero_(),
-            8192,
-            131072,
-            *chunk,
-            room,
-            block_m=128,
-            block_n=BLOCK_N,
-            block=256,
-            window=0,
-            causal=False,
-            num_warps=4,
-        ),
-    )
+    table.add("stage", "norms and margin", lambda: selection.gate_bounds(bounds, rows))
+    table.add("stage", "gate", lambda: module.score(rows, "gate", **gate))
+    table.add("stage", "expand", lambda: module.expand(rows, words, found))
+    table.add("stage", "rescore", lambda: selection.rescore(found, rows))
     table.add("stage", "all candidates", lambda: candidates(rows, K))
     table.add("stage", "cut", lambda: selection.cut(found, K, 2 * K),
               note=f"candidates a row: {counts.mean():.0f}, most {counts.max():.0f}")  # fmt: skip
@@ -141,7 +116,7 @@ def stages(table: Table) -> None:
             "stage", f"maxima, {how}",
             lambda: module.score(rows, "maxima", maxima=maxima, group=group),
         )  # fmt: skip
-        table.add(part, f"gate, {how}", lambda: module.score(rows, "gate", **gate))
+        table.add("stage", f"gate, {how}", lambda: module.score(rows, "gate", **gate))
     module.tile_shape, module.PROGRAMS = original
 
 

@@ -242,9 +242,9 @@ def certified_bounds(rows: Rows, k: int, group: int) -> Tensor:
     """
     batch, count, keys, _ = rows.shape
     groups = -(-keys // BLOCK_N) * (BLOCK_N // group)
-    on = {"dtype": torch.float32, "device": rows.queries.device}
-    maxima = torch.empty(batch, count, groups, **on)
-    bounds = torch.empty(batch * count, **on)
+    device = rows.queries.device
+    maxima = torch.empty(batch, count, groups, dtype=torch.float32, device=device)
+    bounds = torch.empty(batch * count, dtype=torch.float32, device=device)
     score(rows, "maxima", maxima=maxima, group=group)
     bound_kernel[(batch * count,)](
         maxima, rows.positions, bounds, count, keys, groups, k,
@@ -260,8 +260,8 @@ def certified_bounds(rows: Rows, k: int, group: int) -> Tensor:
 def every_candidate(rows: Rows) -> Candidates:
     """Every visible key as a candidate: for rows with few keys, and to repair others."""
     batch, count, keys, _ = rows.shape
-    on = {"device": rows.queries.device}
-    first = torch.zeros(count, dtype=torch.int64, **on)
+    device = rows.queries.device
+    first = torch.zeros(count, dtype=torch.int64, device=device)
     after = torch.full_like(first, keys)
     if rows.positions is not None:
         after = (rows.positions.long() + 1).clamp(0, keys)
@@ -269,8 +269,8 @@ def every_candidate(rows: Rows) -> Candidates:
             first = (rows.positions.long() + 1 - rows.window).clamp(min=0)
     counts = (after - first).clamp(min=0).to(torch.int32).repeat(batch)
     # the lower half of `packed`, as expand_kernel leaves it
-    listed = 0x7FFFFFFF - first[:, None] - torch.arange(keys, **on)
-    bounds = torch.full((batch * count,), HIDDEN, dtype=torch.float32, **on)
+    listed = 0x7FFFFFFF - first[:, None] - torch.arange(keys, device=device)
+    bounds = torch.full((batch * count,), HIDDEN, dtype=torch.float32, device=device)
     made = Candidates(listed.repeat(batch, 1), counts, bounds)
     selection.rescore(made, rows)
     return made

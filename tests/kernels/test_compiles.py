@@ -64,8 +64,8 @@ from indexer_kernels.selection import (
 
 span = dict(block_m=128, block_n=128, window=0, causal=True)
 for many in (False, True):
-    build(bound_kernel, dict(span, group=16, block=8192, whole=True, many=many), {"maxima", "bounds"}, set(),
-          keys="i32")
+    build(bound_kernel, dict(span, group=16, block=8192, whole=True, many=many),
+          {"maxima", "bounds"}, set(), keys="i32")
     for kth_only in (False, True):
         build(cut_kernel, dict(block=4096, kth_only=kth_only, many=many),
               {"values"}, set(), candidates="*i64", counts="*i32", chosen="*i64")

@@ -6,17 +6,17 @@ from torch import Tensor
 
 import indexer_kernels.exact_topk as module
 from indexer_kernels import selection
+from indexer_kernels.backend import power_of_two
 from indexer_kernels.exact_topk import (
     Tally,
     candidates,
     capacity,
-    chunks,
     exact_topk,
     exact_topk_reference,
     group_size,
-    score,
 )
-from indexer_kernels.operands import WORKSPACE, as_rows
+from indexer_kernels.kth_logit import kth_logit
+from indexer_kernels.operands import as_rows, visible
 from indexer_kernels.selection import Candidates
 from indexer_kernels.topk import KernelError, topk
 
@@ -38,6 +38,25 @@ def one_hot(logits: Tensor):
     keys = torch.zeros(logits.shape[1], 16)
     keys[:, : len(logits)] = logits.T
     return queries[None], keys[None]
+
+
+def summed(queries, keys, scale=1.0, positions=None, window=None):
+    """float32 logits [head, query, key] as exact_topk defines them: products added as a tree of
+    neighbours, then scaled."""
+    head, query, dim = queries.shape
+    count = keys.shape[1]
+    wide = keys.float().repeat_interleave(head // len(keys), 0)
+    padded = power_of_two(dim, 16)
+    lines = []
+    for row in range(query):  # a row at a time: [head, key, dim] products
+        tree = torch.nn.functional.pad(queries[:, row, None].float() * wide, (0, padded - dim))
+        while tree.shape[-1] > 1:
+            tree = tree[..., 0::2] + tree[..., 1::2]
+        lines.append(tree[..., 0] * scale)
+    logits = torch.stack(lines, 1)
+    if positions is None:
+        return logits
+    return logits.masked_fill(~visible(positions, window, count), -INF)
 
 
 def check(queries, keys, k, tally=None, **options):
@@ -176,21 +195,79 @@ def test_small_workspace_changes_nothing(device):
     queries, keys = operands((2, 2, 18, 130, 16), device=device)
     whole = exact_topk(queries, keys, 3, backend="triton")
     parts = exact_topk(queries, keys, 3, backend="triton", workspace=1)
-    torch.testing.assert_close(whole[0], parts[0])  # a chunk may take another tile shape
+    assert torch.equal(whole[0], parts[0])
     assert torch.equal(whole[1], parts[1])
 
 
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_logits_are_the_written_sum_bit_for_bit(case, dtype, device):
+    """Set, order and values, on every path: gated, all keys of a short row, and k-th alone."""
+    shape, k, options = CASES[case]
+    if "positions" in options:
+        options = {**options, "positions": torch.tensor(options["positions"], device=device)}
+    queries, keys = operands(shape, dtype, device=device)
+    values, positions = exact_topk(queries, keys, k, backend="triton", **options)
+    expected, at = topk(summed(queries, keys, **options), k)
+    assert torch.equal(values, expected)
+    assert torch.equal(positions, at)
+    last = kth_logit(queries, keys, k, backend="triton", **options)
+    assert torch.equal(last, values[..., -1])
+
+
+def test_a_repaired_row_has_the_same_bits(device, monkeypatch):
+    queries, keys = operands((1, 1, 3, 400, 40), torch.float32, device=device)
+    gated = exact_topk(queries, keys, 6, backend="triton")
+    monkeypatch.setattr(module, "capacity", lambda *_: 3)
+    tally = Tally()
+    repaired = exact_topk(queries, keys, 6, backend="triton", tally=tally)
+    assert tally.repaired == 3
+    assert torch.equal(gated[0], repaired[0])
+    assert torch.equal(gated[1], repaired[1])
+
+
 @pytest.mark.parametrize("window", [None, 70])
-def test_a_gate_in_chunks_of_keys_changes_nothing(window, device, monkeypatch):
-    """Rows whose candidates lie in the first chunk alone, in the last alone, and in all."""
-    queries, keys = operands((2, 1, 3, 700, 16), device=device)
-    positions = torch.tensor([100, 430, 699], device=device)
-    expected = exact_topk_reference(queries, keys, 6, positions=positions, window=window)
-    monkeypatch.setattr(module, "KEY_CHUNK", 128)
-    values, at = exact_topk(
-        queries, keys, 6, positions=positions, window=window, backend="triton", workspace=1
-    )
-    torch.testing.assert_close(values, expected[0])
+def test_a_repair_sees_what_each_row_sees(window, device, monkeypatch):
+    queries, keys = operands((2, 1, 4, 300, 16), device=device)
+    positions = torch.tensor([0, 5, 130, 299], device=device)
+    monkeypatch.setattr(module, "capacity", lambda *_: 1)
+    values, at = exact_topk(queries, keys, 6, positions=positions, window=window, backend="triton")
+    expected = topk(summed(queries, keys, positions=positions, window=window), 6)
+    assert torch.equal(values, expected[0])
+    assert torch.equal(at, expected[1])
+
+
+def test_the_gate_passes_what_another_order_of_addition_may_lift(device):
+    """Large products that cancel: the two sums of a key differ by more than many keys do."""
+    queries, keys = operands((1, 1, 2, 512, 64), torch.float32, device=device)
+    queries[..., 0::2], queries[..., 1::2] = 3e3, -3e3
+    keys[..., 1::2] = keys[..., 0::2]
+    keys[..., 5] += torch.rand(1, 512, device=device) * 1e-3
+    values, at = exact_topk(queries, keys, 8, backend="triton")
+    expected = topk(summed(queries, keys), 8)
+    assert torch.equal(values, expected[0])
+    assert torch.equal(at, expected[1])
+
+
+@pytest.mark.parametrize("large", [INF, -INF, 3e38])
+def test_operands_beyond_the_error_bound_are_repaired(large, device):
+    queries, keys = operands((1, 1, 3, 300, 16), torch.float32, device=device)
+    queries[..., 0] = queries[..., 0].abs() + 0.5
+    keys[0, 7::50, 0] = large
+    tally = Tally()
+    values, at = exact_topk(queries, keys, 4, backend="triton", tally=tally)
+    expected = topk(summed(queries, keys), 4)
+    assert tally.repaired == 3
+    assert torch.equal(values, expected[0])
+    assert torch.equal(at, expected[1])
+
+
+@pytest.mark.parametrize("small", [1e-18, 1e-25, 1e-36])
+def test_squares_that_underflow_lower_the_gate_all_the_same(small, device):
+    queries, keys = operands((1, 1, 3, 300, 24), torch.float32, device=device)
+    values, at = exact_topk(queries * small, keys, 5, backend="triton")
+    expected = topk(summed(queries * small, keys), 5)
+    assert torch.equal(values, expected[0])
     assert torch.equal(at, expected[1])
 
 
@@ -280,17 +357,31 @@ def test_large_shapes(shape, k, causal):
     positions = torch.arange(keys_count - count, keys_count, device="cuda") if causal else None
     tally = Tally()
     values, at = exact_topk(queries, keys, k, scale=0.1, positions=positions, tally=tally)
-    expected, _ = exact_topk_reference(queries, keys, k, scale=0.1, positions=positions)
-    torch.testing.assert_close(values, expected, rtol=1e-4, atol=1e-3)
     assert tally.repaired == 0
-    # the set is that of the kernel's own stored logits, bit for bit: the same tile shape needs
-    # as many rows, so this scores the first chunk that exact_topk made
-    rows = as_rows(queries, keys, 0.1, positions, None)
-    batches, lines, part = next(chunks(rows, k, WORKSPACE))
-    logits = torch.empty(*part.shape[:3], device="cuda")
-    score(part, "all", scores=logits)
-    own = topk(logits, k)[1]
-    assert torch.equal(own, at.view(shape[1], -1, k)[batches, lines])
+    group = shape[0] // shape[1]
+    dim = shape[4]
+    longest = keys.double().norm(dim=-1).amax(-1).repeat_interleave(group)
+    error = 2 * dim * 2.0**-23 * 0.1 * queries.double().norm(dim=-1) * longest[:, None]
+    for head in range(shape[0]):
+        one = slice(head, head + 1)
+        own = slice(head // group, head // group + 1)
+        # the same set, order and bits as the written sum of every key
+        logits = summed(queries[one], keys[own], scale=0.1, positions=positions)
+        expected, order = topk(logits, k)
+        assert torch.equal(at[one], order)
+        assert torch.equal(values[one], expected)
+        # in float64 only keys within the error of the boundary differ
+        exact = queries[head].double() @ keys[head // group].double().T * 0.1
+        if positions is not None:
+            exact.masked_fill_(~visible(positions, None, keys_count), -INF)
+        kth = exact.topk(k).values[:, -1]
+        found = exact.gather(-1, at[head].clamp(min=0))
+        assert (found >= (kth - error[head])[:, None]).all()
+        above = exact > (kth + error[head])[:, None]
+        taken = above.gather(-1, at[head].clamp(min=0)) & (at[head] >= 0)
+        assert (above.sum(-1) == taken.sum(-1)).all()
+    last = kth_logit(queries, keys, k, scale=0.1, positions=positions)
+    assert torch.equal(last, values[..., -1])
     again = exact_topk(queries, keys, k, scale=0.1, positions=positions)[1]
     assert torch.equal(at, again)
 
