@@ -47,6 +47,19 @@ class Operands:
     finished: Tensor
     selected: Tensor
 
+    def of(self, sequence: int, units: int) -> Operands:
+        """One sequence of a batch: its last `units` units, what came before was padding."""
+        pad = self.keys.shape[-1] - units
+        if len(self.queries) == 1 and not pad:
+            return self
+        return Operands(
+            self.queries[sequence, None],
+            self.keys[sequence, None, ..., pad:],
+            self.weights[sequence, None],
+            self.finished[sequence, None, ..., pad:],
+            self.selected[sequence, None] - pad,
+        )
+
 
 class PostponedScores:
     """Per-head scores that an indexer asked for and that are computed only row by row.
@@ -184,7 +197,7 @@ def index_record(
         keys=_compact(operands.keys[0, 0].mT, dtype),
         weights=operands.weights[0, rows, 0].float(),
         scale=1.0,
-        native=_native(operands.selected[:, rows].long(), positions),
+        native=_native(operands.selected[:, rows].long(), positions)[..., : operands.keys.shape[-1]],
     )
     for name in ("queries", "keys", "weights"):
         if not bool(getattr(record, name).isfinite().all()):
@@ -234,7 +247,7 @@ def _worst(scores: Tensor, truth: Tensor, visible: Tensor) -> float:
 
 def _native(selected: Tensor, positions: Tensor) -> Tensor:
     """The selection in the model's order, with what a query cannot see turned to -1 at the end."""
-    hidden = selected > positions[:, None]
+    hidden = (selected > positions[:, None]) | (selected < 0)
     order = hidden.int().argsort(dim=-1, stable=True)
     return selected.masked_fill(hidden, -1).gather(-1, order)
 
