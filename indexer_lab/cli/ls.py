@@ -30,9 +30,10 @@ def _measures() -> list[tuple[str, str]]:
 
 
 def _tasks() -> list[tuple[str, str]]:
-    from indexer_lab.tasks import TASKS
+    from indexer_lab.tasks import TASKS, source_text
 
-    return [(name, task.about) for name, task in TASKS.items()]
+    asked = [(name, task.about) for name, task in TASKS.items()]
+    return [*asked, (source_text.NAME, source_text.ABOUT)]
 
 
 def _families() -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from indexer_lab.measures.ground import Block
 
 def entropy(block: Block) -> Tensor:
     """Entropy of p over the visible keys, nats."""
-    return torch.special.entr(block.probs).sum(-1)
+    return entropy_of(block.probs)
 
 
 def effective_support(block: Block) -> Tensor:
@@ -42,7 +42,21 @@ def boundary_gap(answer: Answer) -> Tensor:
     return answer.by_head(gap)
 
 
+def entropy_of(probs: Tensor) -> Tensor:
+    """float32 [...]: entropy in nats of probabilities [..., key]."""
+    return torch.special.entr(probs).sum(-1)
+
+
+def keys_needed(descending: Tensor, visible: Tensor, share: float) -> Tensor:
+    """float32 [...]: how many of probabilities [..., key], largest first, reach that share.
+
+    visible: keys there are, broadcast to [...]: the answer where rounding leaves the sum a hair
+             under the share.
+    """
+    reached = descending.cumsum(-1) >= share
+    short = ~reached.any(-1)
+    return torch.where(short, visible, reached.int().argmax(-1) + 1).float()
+
+
 def _keys_for(block: Block, share: float) -> Tensor:
-    reached = block.descending.cumsum(-1) >= share
-    short = ~reached.any(-1)  # rounding can leave the sum a hair under the share
-    return torch.where(short, block.visible, reached.int().argmax(-1) + 1).float()
+    return keys_needed(block.descending, block.visible, share)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from indexer_lab.selectors import selector
+from indexer_lab.selectors.following import Follower
 from indexer_probes.records import LayerRecord
 from indexer_probes.steering import Choose
 
@@ -41,16 +41,16 @@ class Trial:
             return ()
         return None if self.layer == ALL_LAYERS else (self.layer,)
 
-    def first(self, prompt: int) -> int:
-        """The first sparse position of a prompt of that many tokens."""
-        return 0 if self.mode == "prefill+decode" else prompt - 1
+    @property
+    def own_prompt(self) -> bool:
+        """Whether the prompt is sparse too, and so the trial's own."""
+        return self.mode == "prefill+decode" and self.selector != DENSE
 
-    def choose(self) -> Choose:
-        """The selector on a live record."""
-        made = selector("exact" if self.selector == DENSE else self.selector)
+    def choose(self, selector: Follower) -> Choose:
+        """The selector on a live record, at this budget."""
 
         def pick(record: LayerRecord) -> Tensor:
-            return made.fit(record).top(self.budget)
+            return selector.fit(record).top(self.budget)
 
         return pick
 
@@ -61,7 +61,7 @@ class Protocol:
 
     selectors: as spelled on the command line; the baselines always run too.
     swaps:     layers to select in one at a time, beside all at once.
-    tokens:    at most this many are generated, or replayed.
+    tokens:    at most this many are generated, or replayed; a text brings its own.
     """
 
     modes: tuple[str, ...]

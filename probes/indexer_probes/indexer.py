@@ -48,16 +48,21 @@ class Operands:
     selected: Tensor
 
     def of(self, sequence: int, units: int) -> Operands:
-        """One sequence of a batch: its last `units` units, what came before was padding."""
+        """One sequence of a batch: its last `units` units, what came before was padding.
+
+        Its units are ranked anew: among equal scores topk's choice depends on the padding.
+        """
         pad = self.keys.shape[-1] - units
         if len(self.queries) == 1 and not pad:
             return self
+        finished = self.finished[sequence, None, ..., pad:]
+        most = min(self.selected.shape[-1], units)
         return Operands(
             self.queries[sequence, None],
             self.keys[sequence, None, ..., pad:],
             self.weights[sequence, None],
-            self.finished[sequence, None, ..., pad:],
-            self.selected[sequence, None] - pad,
+            finished,
+            finished.topk(most, dim=-1).indices,
         )
 
 
@@ -197,7 +202,9 @@ def index_record(
         keys=_compact(operands.keys[0, 0].mT, dtype),
         weights=operands.weights[0, rows, 0].float(),
         scale=1.0,
-        native=_native(operands.selected[:, rows].long(), positions)[..., : operands.keys.shape[-1]],
+        native=_native(operands.selected[:, rows].long(), positions)[
+            ..., : operands.keys.shape[-1]
+        ],
     )
     for name in ("queries", "keys", "weights"):
         if not bool(getattr(record, name).isfinite().all()):
@@ -247,7 +254,7 @@ def _worst(scores: Tensor, truth: Tensor, visible: Tensor) -> float:
 
 def _native(selected: Tensor, positions: Tensor) -> Tensor:
     """The selection in the model's order, with what a query cannot see turned to -1 at the end."""
-    hidden = (selected > positions[:, None]) | (selected < 0)
+    hidden = selected > positions[:, None]
     order = hidden.int().argsort(dim=-1, stable=True)
     return selected.masked_fill(hidden, -1).gather(-1, order)
 

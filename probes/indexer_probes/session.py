@@ -90,7 +90,7 @@ class Session:
             yield
 
     def hear(self, calls: Sequence[AttentionCall]) -> list[Tensor | None]:
-        """Hands one attention call a sequence to the listeners of its layer, in the order they came.
+        """Hands one attention call a sequence to its layer's listeners, in the order they came.
 
         returns: for each sequence the output that a listener put in the model's place, or None.
         """
@@ -284,13 +284,20 @@ def _sequences(whole: AttentionCall, mask: Tensor | None) -> list[AttentionCall]
         replace(
             whole,
             queries=whole.queries[each, None],
-            keys=whole.keys[each, None, :, pad:],
-            values=whole.values[each, None, :, pad:],
+            keys=_alone(whole.keys[each, None], pad),
+            values=_alone(whole.values[each, None], pad),
             indices=None if whole.indices is None else whole.indices[each, None] - pad,
             sequence=each,
         )
         for each, pad in enumerate(pads)
     ]
+
+
+def _alone(tensor: Tensor, pad: int) -> Tensor:
+    """[1, kv_head, key, dim] without its padding, laid out as in a batch of its own: a product of
+    other strides sums in another order."""
+    cut = tensor[:, :, pad:]
+    return cut.contiguous() if tensor.is_contiguous() else cut
 
 
 def _answer(
