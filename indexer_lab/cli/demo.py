@@ -91,7 +91,7 @@ def command(
         shown = ["recall", "mass"]
         summary = summarise(scores.frame([*KEYS, "trivial", "sets", *shown]), shown)
         print_summary(summary[summary["budget"] == SHOWN], shown)
-    drawn = figures_step(scores=output / "scores", output=output / "figures", quiet=quiet)
+    drawn = figures_step(folders=(output / "scores",), output=output / "figures", quiet=quiet)
     say(
         f"4/4 figures: {len(drawn.made)} in {output / 'figures'}, each with its numbers beside it\n"
     )
