@@ -101,7 +101,8 @@ def swap_effects(quality: pd.DataFrame) -> pd.DataFrame:
     answers = quality[quality["mode"] == "decode"]
     dense = answers[answers["selector"] == DENSE].set_index("sample")["score"]
     scored = swaps[swaps["mode"] == "decode"]
-    change = scored.assign(swap_score=scored["score"] - scored["sample"].map(dense))
+    before = scored["sample"].map(dense).astype(float)
+    change = scored.assign(swap_score=scored["score"].astype(float) - before)
     names = {"kl": "swap_kl", "delta_nll": "swap_delta_nll"}
     both = forced.rename(columns=names).join(change.set_index(key)["swap_score"], how="outer")
     return both.reset_index()

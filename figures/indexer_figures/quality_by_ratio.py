@@ -60,7 +60,7 @@ class QualityByRatio:
         """The picture of `table`."""
         looks = looks or selector_looks(table["selector"])
         tasks = sorted(table["task"].unique())
-        columns = min(len(tasks), 3)
+        columns = 2 if len(tasks) == 4 else min(len(tasks), 3)
         rows = -(-len(tasks) // columns)
         width = NARROW if columns == 1 else WIDE
         figure, axes = blank(width, 2.1 if rows == 1 else 1.7 * rows, rows, columns, sharey=True)

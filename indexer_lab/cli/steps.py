@@ -127,6 +127,13 @@ def _find(model: str, revision: str | None, trust_remote_code: bool) -> tuple[st
         raise
 
 
+def fitting(model: str, length: int, tokens: int) -> int:
+    """The length, or what leaves room for so many tokens more before the model's limit."""
+    _, config = _find(model, None, False)
+    most = capturing.limits_of(config).length
+    return length if most is None else min(length, most - tokens)
+
+
 def built_in(
     tasks: tuple[str, ...], tokenizer: Any, length: int, samples: int, seed: int
 ) -> list[Prompt]:
