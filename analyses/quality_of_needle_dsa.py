@@ -76,13 +76,12 @@ def main() -> None:
 
 
 def _tables(output: Path, dial: Quality, quality: Quality, work: Path) -> None:
-    frame, speed = dial.frame(), dial.speed()
+    frame = dial.frame()
     kept = ["samples", "delta_nll_mean", "kl_mean", "agreement_mean", "score_mean",
-            "bits_per_byte_mean", "tokens_per_second", "speed_ratio"]  # fmt: skip
+            "bits_per_byte_mean"]  # fmt: skip
     parts = []
     for task, own in frame.groupby("task"):
-        beside = speed[speed["task"] == task]
-        table = summarise(own, beside)
+        table = summarise(own)
         table.insert(0, "task", task)
         parts.append(table[["task", "mode", "budget", "selector", *kept]])
     summary = pd.concat(parts, ignore_index=True)
@@ -91,7 +90,7 @@ def _tables(output: Path, dial: Quality, quality: Quality, work: Path) -> None:
         r"dial:precision=(?P<precision>[\d.]+),fill=(?P<fill>\w+),keep=(?P<keep>\w+)"
     )
     dialled = pd.concat([settings, summary], axis=1)[settings["fill"].notna()]
-    _csv(output / "dial_effect.csv", dialled.drop(columns=["selector", "speed_ratio"]))
+    _csv(output / "dial_effect.csv", dialled.drop(columns="selector"))
     effects = ["swap_kl", "swap_delta_nll", "swap_score"]
     swaps = swap_effects(quality.frame()).groupby(["selector", "budget", "layer"])[effects]
     _csv(output / "swaps_by_layer.csv", swaps.agg(["mean", "median", "min", "max"]), flat=True)

@@ -10,15 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from indexer_kernels.topk import topk
+from indexer_lab.backend import Backend, kernel_record, working_on
 from indexer_lab.errors import unknown_name
 from indexer_probes.records import LayerRecord
 
+if TYPE_CHECKING:
+    from indexer_lab.kernel_record import KernelRecord
+
 HIDDEN = float("-inf")
+Pick = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""Values [..., key] and k -> the k largest values and their positions."""
 
 
 def probabilities(logits: Tensor) -> Tensor:
@@ -38,6 +45,8 @@ class Target:
     values: logits [head, row, key] and the record and budget -> float32 [set, row, key], hidden
             keys at -inf.
     by_budget: whether the values themselves change with the budget.
+    kernel: a record for the kernels and k -> int64 [set, query, k], the top-k with no value stored;
+            None where no kernel computes the values, which are then torch's on either backend.
     """
 
     name: str
@@ -45,14 +54,28 @@ class Target:
     sets: Callable[[LayerRecord], int]
     values: Callable[[Tensor, LayerRecord, int], Tensor]
     by_budget: bool = False
+    kernel: Callable[[KernelRecord, int], Tensor] | None = None
 
     def chunk(self, record: LayerRecord, rows: slice, budget: int) -> Tensor:
         """float32 [set, row, key]: the values on these query rows."""
         return self.values(record.logits(rows), record, budget)
 
-    def top(self, record: LayerRecord, budget: int) -> Tensor:
-        """int64 [set, query, budget]: the exact support, lowest position first among equals."""
-        parts = [topk(self.chunk(record, rows, budget), budget)[1] for rows in record.chunks()]
+    def top(self, record: LayerRecord, budget: int, backend: Backend = "auto") -> Tensor:
+        """int64 [set, query, budget]: the exact support, lowest position first among equals.
+
+        Raises InputError for a forced backend that cannot run.
+        """
+        kernels = kernel_record(record, backend, budget)
+        if kernels is None:
+            return self._picked(record, budget, topk)
+        with working_on(record.queries.device):  # a model may lie on another GPU than the first
+            if self.kernel is not None:
+                return self.kernel(kernels, budget)
+            return self._picked(record, budget, kernels.pick)
+
+    def _picked(self, record: LayerRecord, budget: int, pick: Pick) -> Tensor:
+        """int64 [set, query, budget]: picked from the values, chunk by chunk."""
+        parts = [pick(self.chunk(record, rows, budget), budget)[1] for rows in record.chunks()]
         return torch.cat(parts, dim=1)
 
 
@@ -95,18 +118,21 @@ TARGETS: dict[str, Target] = {
             "top-k of each query head's own logits, one set a head",
             lambda record: record.heads,
             _per_head,
+            kernel=lambda kernels, k: kernels.top(k),
         ),
         Target(
             "head_sum",
             "top-k of the head-averaged probability: what DeepSeek's indexer is distilled to",
             _one,
             _pooled(lambda block: block.mean(0), lambda record: record.heads),
+            kernel=lambda kernels, k: kernels.mean_top(k, kernels.record.heads),
         ),
         Target(
             "kv_group",
             "top-k of the probability averaged over the query heads of one key head",
             lambda record: record.keys.heads,
             _pooled(lambda block: block.mean(0), lambda record: record.group),
+            kernel=lambda kernels, k: kernels.mean_top(k, kernels.record.group),
         ),
         Target(
             "head_max",

@@ -29,27 +29,49 @@ class Stage:
 
 
 STAGES = {
+    "needle-dense": (
+        Stage("pretrain", "needle-dense-1-short"),
+        Stage("pretrain", "needle-dense-2-lengthen"),
+        Stage("pretrain", "needle-dense-3-long"),
+    ),
+    "needle-dense-sft": (Stage("sft", "needle-sft", ("--attention", "full")),),
+    "needle-topk-sft": (Stage("sft", "needle-sft", ("--attention", "topk:ratio=0.01")),),
     "needle-dsa": (
         Stage("pretrain", "needle-dsa-1-short"),
         Stage("pretrain", "needle-dsa-2-lengthen"),
-        Stage("pretrain", "needle-dsa-3-lengthen"),
-        Stage("pretrain", "needle-dsa-4-long"),
-        Stage("indexer-warmup", "needle-dsa-5-warmup"),
-        Stage("indexer-sparse", "needle-dsa-6-sparse"),
+        Stage("pretrain", "needle-dsa-3-long"),
+        Stage("indexer-warmup", "needle-dsa-4-warmup"),
+        Stage("indexer-sparse", "needle-dsa-5-sparse"),
     ),
 }
+BASES = {"needle-dense-sft": "needle-dense", "needle-topk-sft": "needle-dense"}
+
+
+def folder_of(name: str, number: int, output: Path) -> Path:
+    """Where a model's stage, counted from 1, is trained."""
+    return output / name / f"{number}-{STAGES[name][number - 1].command}"
+
+
+def base_of(name: str, output: Path) -> Path | None:
+    """The checkpoint that a model's first stage starts from: this run's, or the shipped one."""
+    if name not in BASES:
+        return None
+    base = BASES[name]
+    trained = folder_of(base, len(STAGES[base]), output) / "model"
+    return trained if (trained / "config.json").exists() else FOLDER / base
 
 
 def train(name: str, output: Path, resume: bool) -> Path:
     """Runs a model's stages, each from the one before; returns the last checkpoint's folder."""
-    model: Path | None = None
+    model = base_of(name, output)
     for number, stage in enumerate(STAGES[name], 1):
-        folder = output / name / f"{number}-{stage.command}"
+        folder = folder_of(name, number, output)
         finished = folder / "model" / "config.json"
         if not (resume and finished.exists()):
             started = time.monotonic()
             run(stage, folder, model, resume)
-            print(f"{name} stage {number} ({stage.plan}): {time.monotonic() - started:.0f} s")
+            seconds = time.monotonic() - started
+            print(f"{name} stage {number} ({stage.plan}): {seconds:.0f} s", flush=True)
         model = folder / "model"
     assert model is not None
     return model

@@ -81,42 +81,68 @@ def compare(table: Table) -> None:
 
 
 def stages(table: Table) -> None:
-    """Each kernel of the first chunk alone, at the prefill shape."""
-    queries, keys = operands(8192, 131072, 128)
-    _, _, part = next(module.chunks(as_rows(queries, keys, 1.0, None, None), K, module.WORKSPACE))
-    count = part.shape[1]
-    case = f"stage, {count} of 8192 rows"
-    tiles, group = 131072 // BLOCK_N, module.group_size(131072, K) or 1
-    found = candidates(part, K)
+    """Each kernel alone, at the prefill shape: the gate for one chunk of keys in the middle."""
+    rows = as_rows(*operands(8192, 131072, 128), 1.0, None, None)
+    group = module.group_size(131072, K) or 1
+    room = module.capacity(8192, 131072, K, module.WORKSPACE)
+    width = module.key_chunk(8192, 131072, room, module.WORKSPACE)
+    found = candidates(rows, K)
     on = {"device": "cuda"}
-    maxima = torch.empty(1, count, 131072 // group, **on)
-    words = torch.empty(1, count, tiles * 4, dtype=torch.int32, **on)
-    scores = torch.empty(1, count, 131072, **on)
-    bounds = found.bounds
-    table.add(case, "all, candidates + cut", lambda: selection.cut(candidates(part, K), K, 2 * K))
-    table.add(case, "cut", lambda: selection.cut(found, K, 2 * K),
-              note=f"candidates a row: {found.counts.float().mean():.0f}")  # fmt: skip
-    table.add(case, "gathered masks", lambda: module.compact_masks_kernel[(count,)](
-        words.zero_(), scores, None, found.packed, found.counts, count, 131072,
-        found.packed.shape[1], block_m=128, block_n=BLOCK_N, block=512, window=0, causal=False,
-        num_warps=4), note="empty masks: the walk alone")  # fmt: skip
-    original = module.tile_shape
-    for warps, depth in ((8, 2), (8, 3), (8, 4), (4, 2), (4, 3)):
+    maxima = torch.empty(1, 8192, 131072 // group, **on)
+    words = torch.empty(8192 * width // 32, dtype=torch.int32, **on)
+    scores = torch.empty(8192 * width, **on)
+    chunk = (64, 64 + width // BLOCK_N)
+    gate = {"bounds": found.bounds, "words": words, "scores": scores, "tiles": chunk}
+    made = selection.empty_candidates(8192, room, found.bounds)
+    counts = found.counts.float()
+    table.add("stage", "certified bounds", lambda: module.certified_bounds(rows, K, group))
+    table.add("stage", "maxima", lambda: module.score(rows, "maxima", maxima=maxima, group=group))
+    part = f"stage, {width} of 131072 keys"
+    table.add(part, "gate", lambda: module.score(rows, "gate", **gate))
+    table.add(
+        part,
+        "gather",
+        lambda: module.compact_masks_kernel[(8192,)](
+            words,
+            scores,
+            None,
+            made.packed,
+            made.counts.zero_(),
+            8192,
+            131072,
+            *chunk,
+            room,
+            block_m=128,
+            block_n=BLOCK_N,
+            block=256,
+            window=0,
+            causal=False,
+            num_warps=4,
+        ),
+    )
+    table.add("stage", "all candidates", lambda: candidates(rows, K))
+    table.add("stage", "cut", lambda: selection.cut(found, K, 2 * K),
+              note=f"candidates a row: {counts.mean():.0f}, most {counts.max():.0f}")  # fmt: skip
+    original = module.tile_shape, module.PROGRAMS
+    for programs, warps, depth in (
+        (1, 8, 3),
+        (2, 8, 3),
+        (4, 8, 3),
+        (8, 8, 3),
+        (2, 8, 2),
+        (2, 8, 4),
+    ):
+        module.PROGRAMS = programs
         module.tile_shape = lambda rows, w=warps, d=depth: replace(
-            original(rows), warps=w, stages=d
+            original[0](rows), warps=w, stages=d
         )
-        how = f"{warps} warps, {depth} stages"
+        how = f"{programs} programs, {warps} warps, {depth} stages"
         table.add(
-            case,
-            f"maxima, {how}",
-            lambda: module.score(part, "maxima", maxima=maxima, group=group),
-        )
-        table.add(
-            case,
-            f"gate, {how}",
-            lambda: module.score(part, "gate", bounds=bounds, words=words, scores=scores),
-        )
-    module.tile_shape = original
+            "stage", f"maxima, {how}",
+            lambda: module.score(rows, "maxima", maxima=maxima, group=group),
+        )  # fmt: skip
+        table.add(part, f"gate, {how}", lambda: module.score(rows, "gate", **gate))
+    module.tile_shape, module.PROGRAMS = original
 
 
 def main() -> None:

@@ -45,25 +45,20 @@ class QualityByPrecision:
         first = rows.iloc[0]
         table["mode"], table["target"] = first["mode"], first["target"]
         table["outcome"] = OUTCOMES.get(str(first["mode"]), "right answers")
-        table["group"] = [_group(name) for name in table["selector"]]
+        table["series"] = [_series(name) for name in table["selector"]]
         return table
 
     @drawing
     def draw(self, table: pd.DataFrame, looks: Mapping[str, Look] | None = None) -> Figure:
-        """The picture of `table`."""
-        looks = looks or selector_looks(table["selector"])
+        """The picture of `table`; its lines have looks of their own."""
+        looks = selector_looks(table["series"])  # one for all settings of the dial's precision
         figure, axes = blank(NARROW, 2.3)
         ax = axes[0, 0]
-        for _, group in table.groupby("group"):
-            own = group.sort_values("precision")
-            if len(own) > 1 and not is_baseline(str(own["selector"].iloc[0])):
-                ax.plot(own["precision"], own["mean"], color="#c8c8c8", linewidth=0.9, zorder=1.2,
-                        label="_group")  # fmt: skip
         dense_line(ax, table["dense"].iloc[0])
-        names = draw_points(ax, table, looks, "precision")
+        names = draw_points(ax, table.assign(selector=table["series"]), looks, "precision")
         for row in table.to_dict("records"):
             ax.hlines(row["mean"], row["precision_low"], row["precision_high"], linewidth=0.8,
-                      color=looks[row["selector"]].colour, alpha=0.55, zorder=1.6)  # fmt: skip
+                      color=looks[row["series"]].colour, alpha=0.55, zorder=1.6)  # fmt: skip
         ax.set_xlim(-0.04, 1.04)
         share_axis(ax)
         grid(ax)
@@ -89,8 +84,10 @@ class QualityByPrecision:
         )
 
 
-def _group(selector: str) -> str:
-    """Selectors that differ in the precision alone share a group."""
+def _series(selector: str) -> str:
+    """What joins selectors by a line: a dial's other settings, whatever its precision."""
     name, _, settings = selector.partition(":")
-    kept = [part for part in settings.split(",") if not part.startswith("precision=")]
-    return f"{name}:{','.join(kept)}" if name == "dial" else selector
+    if name != "dial":
+        return selector
+    others = [part for part in settings.split(",") if "=" in part and "precision=" not in part]
+    return ":".join([name, *([",".join(others)] if others else [])])

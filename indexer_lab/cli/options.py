@@ -26,7 +26,7 @@ def _all(*decorators: Decorator) -> Decorator:
 
 def reading(samples: int) -> Decorator:
     """Which model reads which prompts. samples: default number of built-in prompts per task."""
-    task_help = "Built-in prompts instead: a task of `ls tasks`; repeatable."
+    task_help = "Prompts of a task instead, see `ls tasks`; repeatable."
     return _all(
         click.option("--model", required=True, help="Shipped model, folder, or hub id."),
         click.option("--revision", help="Branch, tag or commit on the hub."),

@@ -7,10 +7,12 @@ from typing import Any
 import click
 
 from indexer_lab.cli import options
+from indexer_lab.cli.published_options import published
 
 
 @click.command("quality", short_help="Run a model on what a selector picks, and see what it costs.")
 @options.reading(samples=8)
+@published
 @click.option(
     "--selector",
     "selectors",
@@ -24,24 +26,29 @@ from indexer_lab.cli import options
     "--mode",
     "modes",
     multiple=True,
-    help="replay (default), decode or prefill+decode; repeatable.",
+    help="replay (default), decode (published tasks' default) or prefill+decode; repeatable.",
 )
 @click.option(
-    "--tokens", type=int, default=16, show_default=True, help="Most tokens to generate or replay."
+    "--tokens",
+    type=int,
+    default=16,
+    show_default=True,
+    help="Most tokens to generate or replay; published tasks have their own.",
 )
 @click.option("--swap-layers", help="Also select in one layer at a time: 0,3,10-20 or all.")
 @click.option(
     "--entropy",
     default="last:64",
     show_default=True,
-    help="Prompt queries with entropy rows: last:N, every:N, random:N, all, or none for no rows.",
+    help="Prompt queries with entropy rows: last:N, every:N, random:N, all, or none. "
+    "Published tasks have none.",
 )
 @click.option(
     "--batch",
     type=int,
     default=1,
     show_default=True,
-    help="Samples that generate side by side; changes no row.",
+    help="Samples that generate side by side; changes no row. Published tasks run one by one.",
 )
 @options.loading
 @options.config
@@ -59,11 +66,16 @@ def command(**given: Any) -> None:
     \b
     indexer-lab quality --model needle-dsa --task multi_key --mode replay --mode decode \\
         --selector lightning --selector dial:precision=0.6 --budget 64,256 -o quality/
+    \b
+    Published tasks bring their own prompts, answers and lengths; --limit counts per task:
+    indexer-lab quality --model hub-id --task lm-eval:longbench2 --selector lightning -o quality/
+    indexer-lab quality --model hub-id --task helmet:recall --data HELMET/data --length 8192 \\
+        -o quality/
     """
-    from indexer_lab.cli.quality_step import quality_step
+    from indexer_lab.cli.published_step import any_step
     from indexer_lab.quality.summary import summarise
 
-    quality = quality_step(**given)
+    quality = any_step(**given)
     summary = summarise(quality.frame(), quality.speed())
     if given["as_json"]:
         click.echo(summary.to_json(orient="records", indent=2))

@@ -73,7 +73,7 @@ def quality_step(
         tuple(swaps),
         tokens,
     )
-    facts = _manifest(loaded, model, revision, protocol, entropy, seed)
+    facts = _manifest(loaded, model, revision, protocol, seed, entropy)
     quality = create(output, facts, resume, force)
     with progress("quality", len(loaded.encoded), quiet or as_json) as advance:
         run(loaded.model, loaded.tokenizer, loaded.encoded, protocol, quality, rule, batch, advance)
@@ -85,8 +85,8 @@ def _manifest(
     name: str,
     revision: str | None,
     protocol: Protocol,
-    entropy: str,
     seed: int,
+    entropy: str = "none",
 ) -> dict[str, Any]:
     """What identifies a run; the batch is not in it, since it changes no row."""
     import torch

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from indexer_lab import __version__
+from indexer_lab.backend import Backend, device_named, too_many, use_kernels, working_on
 from indexer_lab.cli.options import numbers
 from indexer_lab.errors import InputError, unknown_name
 from indexer_lab.measures import FACTS, MEASURES
@@ -28,38 +31,47 @@ def score_step(
     targets: tuple[str, ...] = (),
     layers: str | None = None,
     limit: int | None = None,
+    device: str = "cpu",
+    backend: Backend = "auto",
     resume: bool = False,
     force: bool = False,
     quiet: bool = False,
     as_json: bool = False,
 ) -> Scores:
     """Scores every sample and layer that is not on disk yet; see `score --help`."""
-    taken = open_capture(capture)
+    taken, place = open_capture(capture), device_named(device)
     samples = taken.samples[:limit]
     chosen = _layers(taken, layers)
-    question = _question(taken, selectors, budgets, targets)
-    scores = create(output, _manifest(taken, question, chosen, len(samples)), resume, force)
-    with progress("score", len(samples) * len(chosen), quiet or as_json) as advance:
-        for sample in samples:
-            for layer in chosen:
-                if not scores.part(sample, layer).exists():
-                    record = taken.record(sample, layer)
-                    finite(record)
-                    scores.save(sample, layer, score_record(record, sample, question))
-                advance(f"{sample.id}, layer {layer}")
+    with working_on(place):
+        question = _question(taken, selectors, budgets, targets, backend, place)
+        facts = _manifest(taken, question, chosen, len(samples), place)
+        scores = create(output, facts, resume, force)
+        with progress("score", len(samples) * len(chosen), quiet or as_json) as advance:
+            for sample in samples:
+                for layer in chosen:
+                    if not scores.part(sample, layer).exists():
+                        record = taken.record(sample, layer).to(place)
+                        finite(record)
+                        scores.save(sample, layer, score_record(record, sample, question))
+                    advance(f"{sample.id}, layer {layer}")
     return scores
 
 
 def _question(
-    taken: Capture, selectors: tuple[str, ...], budgets: str, targets: tuple[str, ...]
+    taken: Capture,
+    selectors: tuple[str, ...],
+    budgets: str,
+    targets: tuple[str, ...],
+    backend: Backend,
+    place: torch.device,
 ) -> Question:
     """The checked question: every name and number is refused here, before anything is written."""
     longest = max(sample.length for sample in taken.samples)
-    first = taken.record(taken.samples[0], taken.layers[0])
+    first = taken.record(taken.samples[0], taken.layers[0]).to(place)
     names = targets or (default_target(first),)
     goals = [target(name) for name in names]
     question = Question(
-        tuple(selectors), check_budgets(numbers("--budget", budgets), longest), names
+        tuple(selectors), check_budgets(numbers("--budget", budgets), longest), names, backend
     )
     for label in question.labels():
         question.make(label, goals[0]).fit(first)
@@ -80,9 +92,10 @@ def _layers(taken: Capture, text: str | None) -> list[int]:
 
 
 def _manifest(
-    taken: Capture, question: Question, layers: list[int], samples: int
+    taken: Capture, question: Question, layers: list[int], samples: int, place: torch.device
 ) -> dict[str, Any]:
-    return {
+    """What identifies the run. Device and backend are named where they are not CPU and torch."""
+    facts = {
         "indexer_lab": __version__,
         "capture": digest(taken.manifest),
         "model": taken.manifest["model"],
@@ -92,6 +105,11 @@ def _manifest(
         "layers": layers,
         "samples": samples,
     }
+    longest = max(sample.length for sample in taken.samples)
+    kernels = use_kernels(question.backend, place, too_many(question.deepest, longest))
+    if place.type != "cpu" or kernels:
+        facts |= {"device": place.type, "backend": "triton" if kernels else "torch"}
+    return facts
 
 
 def measures_named(text: str) -> list[str]:

@@ -122,7 +122,8 @@ def _find(model: str, revision: str | None, trust_remote_code: bool) -> tuple[st
     try:
         return place, load_config(place, revision, trust_remote_code)
     except ProbeError as error:
-        if close := difflib.get_close_matches(model, names(), n=1):
+        close = difflib.get_close_matches(model, names(), n=1)
+        if close and model not in names():
             raise InputError(f"unknown model {model!r}: did you mean {close[0]!r}?") from error
         raise
 

@@ -99,12 +99,14 @@ def print_quality(summary: pd.DataFrame) -> None:
         stats = [(name, stat) for name in filled for stat in ("mean", "median", "worst")]
         for name, stat in stats:
             table.add_column(f"{name.replace('_', ' ')}\n{stat}", justify="right")
-        table.add_column("tokens/s", justify="right")
-        table.add_column("of dense", justify="right")
+        timed = part["tokens_per_second"].notna().any()
+        for name in ("tokens/s", "of dense") if timed else ():
+            table.add_column(name, justify="right")
         for row in part.to_dict("records"):
             budget = str(row["budget"] or "–")
             layer = "all" if row["layer"] < 0 else str(row["layer"])
             cells = _cells(*(row[f"{name}_{stat}"] for name, stat in stats))
             speed = [f"{row['tokens_per_second']:,.1f}", f"{row['speed_ratio']:.2f}"]
+            speed = speed if timed else []
             table.add_row(budget, layer, row["selector"], *cells, *speed)
         _show(table)

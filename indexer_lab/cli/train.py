@@ -22,7 +22,7 @@ def command() -> None:
 
     A plan (YAML, see analyses/training) says what is learned: data, lengths, steps, rates. The
     output folder gets curve.csv, a state to resume from, and the trained checkpoint in model/.
-    Several GPUs: `accelerate launch -m indexer_lab.cli train …`.
+    Several GPUs: `accelerate launch --module indexer_lab train …`.
     """
 
 

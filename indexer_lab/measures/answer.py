@@ -56,7 +56,8 @@ class Answer:
     def member(self) -> Tensor:
         """bool [set, row, key]: True at the keys that were picked"""
         sets, rows, _ = self.given.shape
-        marks = torch.zeros(sets, rows, self.block.record.length, dtype=torch.uint8)
+        length, device = self.block.record.length, self.given.device
+        marks = torch.zeros(sets, rows, length, dtype=torch.uint8, device=device)
         marks.scatter_reduce_(-1, self.safe, self.valid.to(torch.uint8), reduce="amax")
         return marks.bool()
 
@@ -79,11 +80,18 @@ class Answer:
         return strict + torch.minimum(tied.sum(-1), left)
 
     @cached_property
-    def picked_probs(self) -> Tensor:
-        """float32 [head, row, budget]: softmax probability of each counting place, else 0"""
-        return self.probs_at(self.safe, self.valid)
+    def mass(self) -> Tensor:
+        """float32 [head, row]: softmax probability on the places that count"""
+        return self.mass_at(self.safe, self.valid)
 
-    def probs_at(self, positions: Tensor, counts: Tensor) -> Tensor:
+    def mass_at(self, positions: Tensor, counts: Tensor) -> Tensor:
+        """float32 [head, row]: p on positions [set, row, place], without those not counted."""
+        kernels = self.block.kernels
+        if kernels is not None:
+            return kernels.mass(positions.masked_fill(~counts, -1), self.block.rows)
+        return self._probs_at(positions, counts).sum(-1)
+
+    def _probs_at(self, positions: Tensor, counts: Tensor) -> Tensor:
         """float32 [head, row, place]: p at positions [set, row, place], 0 where not counted."""
         heads, rows, keys = self.block.probs.shape
         sets = positions.shape[0]
@@ -92,8 +100,15 @@ class Answer:
         picked = probs.gather(-1, index) * counts[:, None]
         return picked.flatten(0, 1)
 
-    @cached_property
-    def kept_probs(self) -> Tensor:
+    def attended(self) -> Tensor | None:
+        """float32 [head, row, value_dim]: values weighed by p on the support; None without any"""
+        kernels = self.block.kernels
+        if kernels is None:
+            return self.block.attend(self._kept_probs())
+        attended = kernels.attend(self.given.masked_fill(~self.valid, -1), self.block.rows)
+        return None if attended is None else attended * self.mass[..., None]
+
+    def _kept_probs(self) -> Tensor:
         """float32 [head, row, key]: p on the support, 0 elsewhere"""
         heads, rows, keys = self.block.probs.shape
         sets = self.member.shape[0]

@@ -11,19 +11,18 @@ from indexer_lab.measures.ground import Block
 
 def mass(answer: Answer) -> Tensor:
     """Softmax probability on the support."""
-    return answer.picked_probs.sum(-1)
+    return answer.mass
 
 
 def mass_ratio(answer: Answer) -> Tensor:
     """Mass over the mass of the exact support at the same budget."""
     exact = answer.ground.support(answer.budget)
-    best = answer.probs_at(exact.clamp(min=0), exact >= 0).sum(-1)
-    return mass(answer) / best
+    return answer.mass / answer.mass_at(exact.clamp(min=0), exact >= 0)
 
 
 def kl(answer: Answer) -> Tensor:
     """KL(p_S || p) = -log(mass), p_S being p renormalised on the support; nats."""
-    return -mass(answer).clamp(max=1.0).log()
+    return -answer.mass.clamp(max=1.0).log()
 
 
 def output_error(answer: Answer) -> Tensor:
@@ -32,10 +31,10 @@ def output_error(answer: Answer) -> Tensor:
     Attention sinks stay in both softmaxes: the share they take from the keys grows when keys leave.
     """
     block = answer.block
-    exact, kept = block.output, block.attend(answer.kept_probs)
+    exact, kept = block.output, answer.attended()
     if exact is None or kept is None:
         return torch.full_like(block.on_keys, float("nan"))
-    weight = block.on_keys * mass(answer)
+    weight = block.on_keys * answer.mass
     total = weight + (1 - block.on_keys)  # what is left of the softmax's denominator
     sparse = kept * (block.on_keys / total)[..., None]
     sparse = sparse.masked_fill((weight <= 0)[..., None], 0.0)  # a softmax of nothing gives nothing
@@ -49,7 +48,7 @@ def output_bound(answer: Answer) -> Tensor:
     if exact is None or values is None:
         return torch.full_like(block.on_keys, float("nan"))
     largest = _largest_norm(block).repeat_interleave(block.record.group, dim=0)
-    missed = (1 - mass(answer)).clamp(min=0)
+    missed = (1 - answer.mass).clamp(min=0)
     return 2 * missed * largest / exact.norm(dim=-1)
 
 

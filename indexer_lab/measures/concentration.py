@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from indexer_lab.measures.ground import Block
-from indexer_lab.measures.spread import entropy_of, keys_needed
 from indexer_lab.targets import probabilities
 from indexer_probes.records import LayerRecord
 
@@ -32,7 +31,9 @@ def concentration(record: LayerRecord, support: Tensor | None = None) -> dict[st
 
 def _chunk(record: LayerRecord, rows: slice, support: Tensor | None) -> dict[str, Tensor]:
     block = Block(record, rows)
-    facts = _facts(block.probs, block.descending, block.visible)
+    entropy = block.entropy
+    needed = {name: block.needed(share) for name, share in SHARES.items()}
+    facts = {"entropy": entropy, "effective_support": entropy.exp(), **needed}
     if support is None:
         nothing = torch.full_like(facts["entropy"], float("nan"))
         return {**facts, **dict.fromkeys(SELECTED, nothing)}
@@ -50,14 +51,20 @@ def _selected(block: Block, support: Tensor) -> dict[str, Tensor]:
     logits = block.logits.gather(-1, places).masked_fill(~counts, float("-inf"))
     kept = probabilities(logits)
     held = counts.sum(-1)  # (head, row)
-    facts = _facts(kept, kept.sort(dim=-1, descending=True).values, held)
+    facts = _facts(kept, held)
     nan = torch.tensor(float("nan"), device=held.device)
     named = {f"selected_{name}": torch.where(held > 0, facts[name], nan) for name in FACTS}
     mass = (block.probs.gather(-1, places) * counts).sum(-1)
     return {"mass": mass, **named}
 
 
-def _facts(probs: Tensor, descending: Tensor, visible: Tensor) -> dict[str, Tensor]:
-    entropy = entropy_of(probs)
-    needed = {name: keys_needed(descending, visible, share) for name, share in SHARES.items()}
+def _facts(probs: Tensor, held: Tensor) -> dict[str, Tensor]:
+    """FACTS of probabilities [head, row, place], of which `held` [head, row] are keys."""
+    entropy = torch.special.entr(probs).sum(-1)
+    reached = probs.sort(dim=-1, descending=True).values.cumsum(-1)
+    needed = {}
+    for name, share in SHARES.items():
+        enough = reached >= share
+        short = ~enough.any(-1)  # rounding can leave the sum a hair under the share
+        needed[name] = torch.where(short, held, enough.int().argmax(-1) + 1).float()
     return {"entropy": entropy, "effective_support": entropy.exp(), **needed}

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from indexer_kernels.topk import topk
-from indexer_lab.targets import Target, probabilities
+from indexer_lab.targets import HIDDEN, Target, probabilities
 from indexer_probes.records import LayerRecord
+
+if TYPE_CHECKING:
+    from indexer_lab.kernel_record import KernelRecord
 
 
 class Block:
     """Some query rows of a record with what the measures ask of them, whatever the budget.
 
     Arrays here are [head, row, ...]; a block is meant to be small (see LayerRecord.chunks).
+    kernels: the record for Triton kernels, which then answer what they can; None for torch alone.
     """
 
-    def __init__(self, record: LayerRecord, rows: slice):
+    def __init__(self, record: LayerRecord, rows: slice, kernels: KernelRecord | None = None):
         self.record = record
         self.rows = rows
+        self.kernels = kernels
         self.positions = record.positions[rows]  # (row,)
         self.visible = record.mask.count(self.positions)  # (row,)
 
@@ -40,13 +46,34 @@ class Block:
         return self.probs.sort(dim=-1, descending=True).values
 
     @cached_property
+    def entropy(self) -> Tensor:
+        """float32 [head, row]: of p over the visible keys, nats"""
+        if self.kernels is not None:
+            return self.kernels.statistics.entropy[:, self.rows]
+        return torch.special.entr(self.probs).sum(-1)
+
+    def needed(self, share: float) -> Tensor:
+        """float32 [head, row]: keys whose probabilities reach this share, largest first"""
+        if self.kernels is not None:
+            return self.kernels.needed(share, self.rows)
+        reached = self.descending.cumsum(-1) >= share
+        short = ~reached.any(-1)  # rounding can leave the sum a hair under the share
+        return torch.where(short, self.visible, reached.int().argmax(-1) + 1).float()
+
+    @cached_property
     def on_keys(self) -> Tensor:
         """float32 [head, row]: the share of attention that attention sinks leave to the keys"""
         sinks = self.record.mask.sinks
         if sinks is None:
-            return torch.ones(self.logits.shape[:2])
-        total = self.logits.logsumexp(-1)  # (head, row)
-        return torch.sigmoid(total - sinks.float()[:, None])
+            shape = self.record.heads, len(self.positions)
+            return torch.ones(shape, device=self.positions.device)
+        return torch.sigmoid(self._log_sum() - sinks.float()[:, None])
+
+    def _log_sum(self) -> Tensor:
+        """float32 [head, row]: log of the sum of exp(logit) over the visible keys"""
+        if self.kernels is not None:
+            return self.kernels.statistics.lse[:, self.rows]
+        return self.logits.logsumexp(-1)
 
     @cached_property
     def output(self) -> Tensor | None:
@@ -73,12 +100,17 @@ class Block:
 
 
 class Ground:
-    """A block held against one target: its values, and the exact support at any budget."""
+    """A block held against one target: its values, and the exact support at any budget.
 
-    def __init__(self, block: Block, target: Target, largest: int):
+    exact: int64 [set, query, largest + 1], the record's exact support where a kernel picked it;
+           None to pick from the block's own values.
+    """
+
+    def __init__(self, block: Block, target: Target, largest: int, exact: Tensor | None = None):
         self.block = block
         self.target = target
         self.largest = largest
+        self.exact = exact
         self._cache: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def values(self, budget: int) -> Tensor:
@@ -97,8 +129,26 @@ class Ground:
         key = budget if self.target.by_budget else self.largest
         if key not in self._cache:
             values = self.target.values(self.block.logits, self.block.record, budget)
-            top_values, top_positions = topk(values, key + 1)
+            top_values, top_positions = self._top(values, key + 1)
             if self.target.by_budget:  # one budget at a time, so that memory does not add up
                 self._cache.clear()
             self._cache[key] = values, top_values, top_positions
         return self._cache[key]
+
+    def _top(self, values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k largest values and their positions [set, row, k]."""
+        if self.exact is not None:
+            chosen = self.exact[:, self.block.rows, :k]
+            return _read(values, chosen), chosen
+        return topk(values, k) if self.block.kernels is None else self.block.kernels.pick(values, k)
+
+
+def _read(values: Tensor, chosen: Tensor) -> Tensor:
+    """The values at positions that a kernel ranked, -inf at pads, never rising along a row.
+
+    The kernel's sums may order two keys the other way round than these values do where they differ
+    by rounding alone. The running minimum keeps every prefix's last value its smallest, which is
+    what ties at its boundary are held against.
+    """
+    read = values.gather(-1, chosen.clamp(min=0)).masked_fill_(chosen < 0, HIDDEN)
+    return read.cummin(-1).values

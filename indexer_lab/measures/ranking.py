@@ -36,7 +36,8 @@ def ndcg(answer: Answer) -> Tensor:
         total = answer.paired(answer.ground.values(answer.budget)).logsumexp(-1, keepdim=True)
         gains, best = (gains - total).exp(), (best - total).exp()
     gains, best = (part.clamp(min=0.0) for part in (gains, best))  # a place not counted gains 0
-    discount = torch.arange(2, answer.budget + 2, dtype=torch.float32).log2()
+    places = torch.arange(2, answer.budget + 2, dtype=torch.float32, device=gains.device)
+    discount = places.log2()
     return answer.by_head((gains / discount).sum(-1) / (best / discount).sum(-1))
 
 
@@ -44,7 +45,8 @@ def _centred_ranks(scores: Tensor, visible: Tensor) -> Tensor:
     """float32 [set, row, key]: mean-shared ranks of the visible keys minus their mean, 0 where
     hidden. visible: int64 [row]."""
     ordered, order = scores.sort(dim=-1, descending=True, stable=True)
-    place = torch.arange(scores.shape[-1], dtype=torch.float32).expand_as(ordered)
+    place = torch.arange(scores.shape[-1], dtype=torch.float32, device=scores.device)
+    place = place.expand_as(ordered)
     fresh = torch.ones_like(ordered, dtype=torch.bool)
     fresh[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
     run = fresh.cumsum(-1) - 1  # (set, row, key): which run of equal scores

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from indexer_lab.measures.answer import Answer
@@ -11,27 +10,27 @@ from indexer_lab.measures.ground import Block
 
 def entropy(block: Block) -> Tensor:
     """Entropy of p over the visible keys, nats."""
-    return entropy_of(block.probs)
+    return block.entropy
 
 
 def effective_support(block: Block) -> Tensor:
     """e^entropy: how many equally likely keys would have this entropy."""
-    return entropy(block).exp()
+    return block.entropy.exp()
 
 
 def keys_90(block: Block) -> Tensor:
     """Keys needed for 90 % of the mass."""
-    return _keys_for(block, 0.90)
+    return block.needed(0.90)
 
 
 def keys_95(block: Block) -> Tensor:
     """Keys needed for 95 % of the mass."""
-    return _keys_for(block, 0.95)
+    return block.needed(0.95)
 
 
 def keys_99(block: Block) -> Tensor:
     """Keys needed for 99 % of the mass."""
-    return _keys_for(block, 0.99)
+    return block.needed(0.99)
 
 
 def boundary_gap(answer: Answer) -> Tensor:
@@ -40,23 +39,3 @@ def boundary_gap(answer: Answer) -> Tensor:
     last, following = values[..., answer.budget - 1], values[..., answer.budget]
     gap = (last - following).masked_fill(following == float("-inf"), float("nan"))
     return answer.by_head(gap)
-
-
-def entropy_of(probs: Tensor) -> Tensor:
-    """float32 [...]: entropy in nats of probabilities [..., key]."""
-    return torch.special.entr(probs).sum(-1)
-
-
-def keys_needed(descending: Tensor, visible: Tensor, share: float) -> Tensor:
-    """float32 [...]: how many of probabilities [..., key], largest first, reach that share.
-
-    visible: keys there are, broadcast to [...]: the answer where rounding leaves the sum a hair
-             under the share.
-    """
-    reached = descending.cumsum(-1) >= share
-    short = ~reached.any(-1)
-    return torch.where(short, visible, reached.int().argmax(-1) + 1).float()
-
-
-def _keys_for(block: Block, share: float) -> Tensor:
-    return keys_needed(block.descending, block.visible, share)

@@ -111,6 +111,19 @@ def replay(
         return logits.float().log_softmax(-1)
 
 
+def generate_alone(model: Any, ids: Tensor, tokens: int, stop: Stop) -> list[int]:
+    """`generate` after one prompt int64 [token], which is read first."""
+    made = generate(
+        model, [prefill(model, ids)], [int(ids[-1])], tokens, [stop], Clock(model.device)
+    )
+    return made[0]
+
+
+def replay_alone(model: Any, ids: Tensor, tokens: Sequence[int]) -> Tensor:
+    """`replay` after one prompt int64 [token], which is read first."""
+    return replay(model, prefill(model, ids), int(ids[-1]), tokens, Clock(model.device))
+
+
 def fork(cache: DynamicCache) -> DynamicCache:
     """A cache that goes on from here by itself; both share the tensors so far, which a dynamic
     cache replaces and never writes into."""

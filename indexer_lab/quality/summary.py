@@ -16,10 +16,10 @@ SHOWN = {
 BETTER_HIGH = ("agreement", "score")
 
 
-def summarise(frame: pd.DataFrame, speed: pd.DataFrame) -> pd.DataFrame:
+def summarise(frame: pd.DataFrame, speed: pd.DataFrame | None = None) -> pd.DataFrame:
     """Mean, median, bad tenth and worst of every column over the samples, one row per KEYS.
 
-    frame:   quality rows; speed: their speeds.
+    frame:   quality rows; speed: their speeds, None where they were not taken.
     returns: KEYS, `samples`, and `<column>_<stat>`; a tenth of the samples are beyond `tenth`, on
              the bad side, and `worst` is the last one there. `tokens_per_second` is all tokens
              over all time, `speed_ratio` that over dense's. Dense first, then by budget, all
@@ -35,7 +35,9 @@ def summarise(frame: pd.DataFrame, speed: pd.DataFrame) -> pd.DataFrame:
         high = name in BETTER_HIGH
         parts[f"{name}_tenth"] = values.quantile(0.1 if high else 0.9)
         parts[f"{name}_worst"] = values.min() if high else values.max()
-    table = pd.DataFrame(parts).join(_speed(speed)).reset_index()
+    table = pd.DataFrame(parts)
+    table["tokens_per_second"] = float("nan") if speed is None else _speed(speed)
+    table = table.reset_index()
     dense = table[table["selector"] == "dense"].set_index("mode")["tokens_per_second"]
     table["speed_ratio"] = table["tokens_per_second"] / table["mode"].map(dense)
     table["_mode"] = table["mode"].map(list(SHOWN).index)

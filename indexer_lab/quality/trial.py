@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from indexer_lab.selectors.following import Follower
+from indexer_lab.selectors import selector
+from indexer_lab.selectors.following import Follower, follower
 from indexer_probes.records import LayerRecord
 from indexer_probes.steering import Choose
 
@@ -46,11 +47,19 @@ class Trial:
         """Whether the prompt is sparse too, and so the trial's own."""
         return self.mode == "prefill+decode" and self.selector != DENSE
 
-    def choose(self, selector: Follower) -> Choose:
-        """The selector on a live record, at this budget."""
+    def first(self, prompt: int) -> int:
+        """The first sparse position of a prompt of that many tokens, read in one forward."""
+        return 0 if self.mode == "prefill+decode" else prompt - 1
+
+    def choose(self, along: Follower | None = None) -> Choose:
+        """The selector on the live records of one sequence, at this budget.
+
+        along: the selector where it is to keep what it built on another run's prompt.
+        """
+        made = along or follower(selector("exact" if self.selector == DENSE else self.selector))
 
         def pick(record: LayerRecord) -> Tensor:
-            return selector.fit(record).top(self.budget)
+            return made.fit(record).top(self.budget)
 
         return pick
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from indexer_lab.backend import Backend
 from indexer_lab.selectors.base import Selector
 from indexer_lab.selectors.dial import Dial
 from indexer_lab.selectors.exact import Exact
@@ -30,10 +32,19 @@ SELECTORS: dict[str, Callable[..., Any]] = {
 }
 
 
-__all__ = ["SELECTORS", "Selector", "selector"]
+__all__ = ["SELECTORS", "Selector", "on_backend", "selector"]
 
 
 def selector(text: str) -> Selector:
     """The selector that a command line spells, `name:setting=value`. Raises InputError."""
     made: Selector = build("selector", text, SELECTORS)
     return made
+
+
+def on_backend(chosen: Selector, backend: Backend) -> Selector:
+    """The selector on this backend, where it has one and its spelling left it open."""
+    settings: Any = chosen
+    if getattr(settings, "backend", None) != "auto":
+        return chosen
+    on_it: Selector = replace(settings, backend=backend)
+    return on_it

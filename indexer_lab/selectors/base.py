@@ -61,6 +61,7 @@ class ScoreRanker:
     sets:  1 when all heads share the selection, else the number of query heads.
     width: [row, key] blocks that `score` holds at once, where that is more than one a query head;
            rows are taken in chunks that keep them within the record's chunk size.
+    kernel: ranks at a budget without storing scores; its None leaves that budget to the scores.
     """
 
     def __init__(
@@ -69,10 +70,12 @@ class ScoreRanker:
         score: Callable[[slice], Tensor],
         sets: int,
         width: int | None = None,
+        kernel: Callable[[int], Support | None] | None = None,
     ):
         self.record = record
         self.score = score
         self.sets = sets
+        self.kernel = kernel
         self.width = max(record.heads, width or 0)
         self._ranked: Support | None = None
 
@@ -88,6 +91,9 @@ class ScoreRanker:
     def _rank(self, budget: int) -> Support:
         chunks = self.record.chunks(self.width)
         try:
+            picked = None if self.kernel is None else self.kernel(budget)
+            if picked is not None:
+                return picked
             return torch.cat([topk(self.scores(rows), budget)[1] for rows in chunks], dim=1)
         except KernelError as error:
             raise InputError(f"layer {self.record.layer}: {error}") from error

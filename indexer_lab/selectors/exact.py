@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from indexer_lab.backend import Backend, use_kernels
 from indexer_lab.selectors.base import Cost, Ranker, ScoreRanker, Support, bytes_per_key
 from indexer_lab.targets import Target, target
 from indexer_probes.records import LayerRecord
@@ -13,15 +14,25 @@ from indexer_probes.records import LayerRecord
 
 @dataclass(frozen=True)
 class Exact:
-    """The exact top-k of a target: reads every key, misses none."""
+    """The exact top-k of a target: reads every key, misses none.
+
+    backend: auto for kernels on a GPU, or triton or torch; docs/kernels.md says what each computes.
+    """
 
     target: str = "per_head"
+    backend: Backend = "auto"
 
     def fit(self, record: LayerRecord) -> Ranker:
         goal = target(self.target)
+        kernels = use_kernels(self.backend, record.queries.device)
         if goal.by_budget:
-            return _EveryBudget(record, goal)
-        return ScoreRanker(record, lambda rows: goal.chunk(record, rows, 1), goal.sets(record))
+            return _EveryBudget(record, goal, self.backend)
+        return ScoreRanker(
+            record,
+            lambda rows: goal.chunk(record, rows, 1),
+            goal.sets(record),
+            kernel=(lambda budget: goal.top(record, budget, self.backend)) if kernels else None,
+        )
 
     def cost(self, record: LayerRecord, budget: int) -> Cost:
         """All keys once in the stored dtype; one multiply-add a head, key and dimension."""
@@ -38,9 +49,10 @@ class _EveryBudget:
 
     record: LayerRecord
     goal: Target
+    backend: Backend
 
     def scores(self, rows: slice) -> Tensor | None:
         return None
 
     def top(self, budget: int) -> Support:
-        return self.goal.top(self.record, budget)
+        return self.goal.top(self.record, budget, self.backend)

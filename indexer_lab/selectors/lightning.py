@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from indexer_kernels.quantize import Quantised, e2m1, e4m3, hadamard, integer
 from indexer_kernels.topk import KernelError
+from indexer_lab.backend import Backend, use_kernels
 from indexer_lab.errors import InputError
 from indexer_lab.selectors.base import Cost, Ranker, ScoreRanker, index_cost, token_indexer
 from indexer_probes.records import IndexerRecord, LayerRecord
@@ -17,6 +19,9 @@ BITS = {"fp8": 8, "int8": 8, "fp4": 4}
 SCALE_BITS = {"fp8": 8, "int8": 32, "fp4": 8}  # ue8m0, float32, ue8m0
 BLOCK = {"fp4": 32}
 DEPLOYED_ROTATED = ("fp8", "fp4")
+CODES = {"fp8": torch.float8_e4m3fn, "int8": torch.bfloat16, "fp4": torch.bfloat16}
+"""Precision -> a dtype that holds its codes exactly (of fp4, codes times their block's scale)."""
+VECTOR_BYTES = 256  # of an index vector: longer ones overflow the kernel's shared memory
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,14 @@ class Lightning:
                int8    one float32 scale a vector.
     hadamard:  rotate queries and keys before they are rounded; none means as deployed: yes for fp8
                and fp4, no for int8.
+    backend:   auto for the kernel on a GPU, or triton or torch. The kernel takes index vectors of
+               up to 256 bytes (fp8: 256 values, bf16: 128, float32: 64); auto leaves longer ones
+               to torch.
     """
 
     precision: Literal["native", "fp8", "fp4", "int8"] = "native"
     hadamard: bool | None = None
+    backend: Backend = "auto"
 
     def __post_init__(self) -> None:
         if self.precision == "native" and self.hadamard:
@@ -40,16 +49,19 @@ class Lightning:
 
     def fit(self, record: LayerRecord) -> Ranker:
         indexer = token_indexer(record, "lightning")
-        heads = indexer.queries.shape[0]
-        if self.precision == "native":
-            return ScoreRanker(record, lambda rows: indexer.scores(rows)[None], 1, width=2 * heads)
-        queries, keys = self._rounded(indexer.queries), self._rounded(indexer.keys)
-        coded, factors = _folded(indexer, queries, keys)
+        coded, factors = self._coded(indexer)
+        dtype = CODES.get(self.precision)
+        if use_kernels(self.backend, record.queries.device, _obstacle(indexer, dtype)):
+            from indexer_lab.selectors.lightning_kernel import LightningKernel
+
+            kernel = LightningKernel(record, coded, factors, dtype, self.backend)
+            return ScoreRanker(record, kernel.scores, 1, kernel=kernel.top)
 
         def score(rows: slice) -> Tensor:
-            return (coded.scores(rows) * factors)[None]
+            scores = coded.scores(rows)
+            return (scores if factors is None else scores * factors)[None]
 
-        return ScoreRanker(record, score, 1, width=2 * heads)
+        return ScoreRanker(record, score, 1, width=2 * indexer.queries.shape[0])
 
     def cost(self, record: LayerRecord, budget: int) -> Cost:
         """Every index key once: dim * bits / 8 bytes and its scales; a multiply-add for each index
@@ -60,6 +72,12 @@ class Lightning:
         dim = indexer.keys.shape[-1]
         scales = -(-dim // BLOCK.get(self.precision, dim)) * SCALE_BITS[self.precision]
         return index_cost(indexer, BITS[self.precision], scale_bits=scales)
+
+    def _coded(self, indexer: IndexerRecord) -> tuple[IndexerRecord, Tensor | None]:
+        """The indexer over codes, and the factor [key] on its scores, None for 1."""
+        if self.precision == "native":
+            return indexer, None
+        return _folded(indexer, self._rounded(indexer.queries), self._rounded(indexer.keys))
 
     def _rounded(self, operand: Tensor) -> Quantised:
         rotate = self.precision in DEPLOYED_ROTATED if self.hadamard is None else self.hadamard
@@ -74,8 +92,8 @@ class Lightning:
 
 def _folded(
     indexer: IndexerRecord, queries: Quantised, keys: Quantised
-) -> tuple[IndexerRecord, Tensor | float]:
-    """The indexer over codes, and the factor [key] on its scores.
+) -> tuple[IndexerRecord, Tensor | None]:
+    """The indexer over codes, and the factor [key] on its scores, None for 1.
 
     One scale a vector leaves the product as it is deployed: codes are multiplied, the query's scale
     goes into the head weight and the key's onto the finished sum, which ReLU allows because scales
@@ -83,7 +101,16 @@ def _folded(
     """
     if queries.scales.shape[-1] > 1:
         whole = replace(indexer, queries=queries.dequantise(), keys=keys.dequantise())
-        return whole, 1.0
+        return whole, None
     weights = indexer.weights.float() * queries.scales[..., 0].mT  # (query, index_head)
     coded = replace(indexer, queries=queries.codes, keys=keys.codes, weights=weights)
     return coded, keys.scales[..., 0]
+
+
+def _obstacle(indexer: IndexerRecord, dtype: torch.dtype | None) -> str | None:
+    """Why the kernel cannot take these index vectors; None where it can."""
+    held = dtype or torch.promote_types(indexer.queries.dtype, indexer.keys.dtype)
+    dim, size = indexer.keys.shape[-1], held.itemsize
+    if dim * size <= VECTOR_BYTES:
+        return None
+    return f"index vectors of {dim} x {size} bytes are over the {VECTOR_BYTES} that its tiles hold"

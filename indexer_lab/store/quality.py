@@ -51,11 +51,15 @@ SPEED = _schema(
 
 @dataclass(frozen=True)
 class Sheets:
-    """The three tables of one sample. entropy: None when it was not asked for."""
+    """The tables of one sample.
+
+    speed:   None where somebody else's code runs the model and its time says little.
+    entropy: None when it was not asked for.
+    """
 
     quality: pa.Table
-    speed: pa.Table
-    entropy: pa.Table | None
+    speed: pa.Table | None = None
+    entropy: pa.Table | None = None
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,10 @@ class Quality:
         damaged."""
         return self._frame("parts")
 
-    def speed(self) -> pd.DataFrame:
-        """How fast each row of `frame` was made. Raises InputError as `frame` does."""
-        return self._frame("speed")
+    def speed(self) -> pd.DataFrame | None:
+        """How fast each row of `frame` was made; None where it was not taken. Raises InputError as
+        `frame` does."""
+        return self._frame("speed") if (self.path / "speed").is_dir() else None
 
     def entropy(self, columns: list[str] | None = None) -> pd.DataFrame | None:
         """The entropy rows, or None when the run was made without. Raises InputError as `frame`."""

@@ -41,7 +41,8 @@ class Plan:
     budget:   keys an indexer selects while it trains; by default the model's own index_topk.
     stride:   every how many queries the indexer learns from one in indexer-warmup.
     save:     seconds between checkpoints.
-    compile:  compile the step with torch.compile.
+    compile:  compile the model's layers with torch.compile.
+    workers:  processes that draw batches ahead; 0 draws each when its step begins.
     model:    for a new model: family and its configuration.
     tokenizer: for a new tokenizer: vocabulary size and number of training files.
     """
@@ -62,6 +63,7 @@ class Plan:
     stride: int = 4
     save: float = 120.0
     compile: bool = False
+    workers: int = 0
     model: dict[str, Any] = field(default_factory=dict)
     tokenizer: dict[str, int] = field(default_factory=dict)
 
@@ -69,6 +71,15 @@ class Plan:
     def steps(self) -> int:
         """Steps of all phases together."""
         return sum(phase.steps for phase in self.phases)
+
+    def phase(self, step: int) -> Phase:
+        """The phase of a step, counted from 0. Raises IndexError from `steps` on."""
+        left = step
+        for phase in self.phases:
+            if left < phase.steps:
+                return phase
+            left -= phase.steps
+        raise IndexError(f"step {step} is beyond the plan's {self.steps}")
 
 
 def read_plan(path: str | Path) -> Plan:

@@ -5,11 +5,13 @@ A batch is decided by the plan's seed and the step alone, so a resumed run sees 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
 from indexer_lab.errors import InputError
@@ -62,11 +64,15 @@ class Stream:
         self.backend = tokenizer.backend_tokenizer
         self.pad = tokenizer.pad_token_id or 0
         self.words = self._words()
-        self.ruler = Ruler(lambda text: len(self.encode(text)), {})
+        self.ruler = Ruler(self.measure, {})
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without special tokens."""
         return self.backend.encode(text, add_special_tokens=False).ids
+
+    def measure(self, text: str) -> int:
+        """How many tokens a text has."""
+        return len(self.encode(text))
 
     def _words(self) -> list[int]:
         """The tokens of the tasks' own words, as far as one token says a word's beginning."""
@@ -133,3 +139,25 @@ class Stream:
         ids = rng.choices(some, k=period)
         kinds = [UNLEARNED] * (period + CONTEXT) + [ANSWER] * (length + 1 - period - CONTEXT)
         return (ids * (length // period + 1))[: length + 1], kinds
+
+
+@dataclass(frozen=True)
+class Steps(Dataset[Batch]):
+    """A plan's batches from step `start` on, by number."""
+
+    stream: Stream
+    start: int
+    rank: int
+
+    def __len__(self) -> int:
+        return self.stream.plan.steps - self.start
+
+    def __getitem__(self, index: int) -> Batch:
+        step = self.start + index
+        return self.stream.batch(self.stream.plan.phase(step), step, self.rank)
+
+
+def ahead(stream: Stream, start: int, rank: int = 0) -> Iterable[Batch]:
+    """The batches of every step from `start` on, drawn ahead by the plan's worker processes."""
+    steps = Steps(stream, start, rank)
+    return DataLoader(steps, batch_size=None, num_workers=stream.plan.workers)

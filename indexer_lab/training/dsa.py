@@ -42,8 +42,13 @@ def require_indexers(model: nn.Module) -> list[nn.Module]:
 def no_mask(model: PreTrainedModel) -> Any:
     """What to pass as attention_mask so that no [query, key] mask is built for causal input."""
     if indexers_of(model):
-        return {"indexed_attention": torch.zeros(1, 1, 1, 1, device=model.device)}
+        return masks(model, torch.zeros(1, 1, 1, 1, device=model.device))
     return None
+
+
+def masks(model: PreTrainedModel, mask: Tensor) -> dict[str, Tensor]:
+    """One mask for every kind of layer; transformers' releases name the kinds differently."""
+    return dict.fromkeys(model.config.layer_types, mask)
 
 
 @contextmanager
@@ -55,7 +60,7 @@ def replaced_indexers(
     Without one the indexers do nothing; what they return is ignored by our attention functions.
     """
     for indexer in indexers:
-        indexer.forward = _bound(indexer, forward)
+        indexer.forward = _bound(indexer, forward) if forward else nothing
     try:
         yield
     finally:
@@ -63,10 +68,13 @@ def replaced_indexers(
             del indexer.forward
 
 
-def _bound(indexer: nn.Module, forward: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
+def nothing(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+    """An indexer that selects nothing: one function for all layers, so that they compile as one."""
+    return torch.zeros(1, 1, 1, dtype=torch.int32, device=hidden.device)
+
+
+def _bound(indexer: nn.Module, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def run(hidden: Tensor, q_resid: Tensor, rope: Any, *_: Any, **__: Any) -> Tensor:
-        if forward is None:
-            return torch.zeros(1, 1, 1, dtype=torch.int32, device=hidden.device)
         return forward(indexer, hidden, q_resid, rope)
 
     return run

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from indexer_lab.errors import InputError
-from indexer_lab.training.config import Phase, Plan
-from indexer_lab.training.data import Batch, Stream
+from indexer_lab.training.config import Plan
+from indexer_lab.training.data import Batch, Stream, ahead
+from indexer_lab.training.layers import compiled
 from indexer_lab.training.optimizer import clip, rate, set_rate
 
 Objective = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
@@ -42,7 +43,7 @@ class Trainer:
         stream: Stream, folder: Path, quiet: bool = False,
     ) -> None:  # fmt: skip
         self.plan, self.model, self.optimizers = plan, model, optimizers
-        self.objective = torch.compile(objective, dynamic=False) if plan.compile else objective
+        self.objective = objective
         self.stream, self.folder, self.quiet = stream, folder, quiet
         self.processes = PartialState()
         self.step = 0
@@ -55,24 +56,30 @@ class Trainer:
         Raises InputError when the folder holds an unfinished run and `resume` is false.
         """
         self._begin(resume)
-        saved = started = time.monotonic()
-        while self.step < self.plan.steps and time.monotonic() - started < limit:
-            begin = time.monotonic()
-            parts = self._train_step()
-            self.spent += time.monotonic() - begin
-            self._report(parts, time.monotonic() - begin)
-            if time.monotonic() - saved > self.plan.save:
-                self.save()
-                saved = time.monotonic()
+        with compiled(self.model, self.plan.compile):
+            self._steps(limit)
         self.save()
         if self.processes.is_main_process and sys.stderr.isatty() and not self.quiet:
             print(file=sys.stderr)
 
-    def _train_step(self) -> dict[str, float]:
+    def _steps(self, limit: float) -> None:
+        saved = started = begin = time.monotonic()
+        for batch in ahead(self.stream, self.step, self.processes.process_index):
+            parts = self._train_step(batch)
+            now = time.monotonic()
+            self.spent += now - begin
+            self._report(parts, now - begin)
+            begin = now
+            if now - started > limit:
+                return
+            if now - saved > self.plan.save:
+                self.save()
+                saved = now
+
+    def _train_step(self, batch: Batch) -> dict[str, float]:
         plan = self.plan
         share = rate(self.step, plan.steps, plan.warmup, plan.decay)
         set_rate(self.optimizers, share)
-        batch = self.stream.batch(self._phase(), self.step, self.processes.process_index)
         loss, parts = self.objective(batch.to(next(self.model.parameters()).device))
         loss.backward()
         self._average()
@@ -83,14 +90,6 @@ class Trainer:
         self.step += 1
         values = {"loss": loss.detach(), "norm": norm, **parts}
         return {"lr": share * plan.lr, **{name: float(value) for name, value in values.items()}}
-
-    def _phase(self) -> Phase:
-        step = self.step
-        for phase in self.plan.phases:
-            if step < phase.steps:
-                return phase
-            step -= phase.steps
-        raise IndexError(f"step {self.step} is beyond the plan's {self.plan.steps}")
 
     def _average(self) -> None:
         if self.processes.num_processes == 1:
@@ -139,10 +138,7 @@ class Trainer:
     def _report(self, parts: dict[str, float], seconds: float) -> None:
         if not self.processes.is_main_process:
             return
-        before = self.step - 1
-        self.step, now = before, self.step
-        phase = self._phase()
-        self.step = now
+        phase = self.plan.phase(self.step - 1)
         tokens = phase.length * phase.batch * self.processes.num_processes
         row = {"step": self.step, "length": phase.length, "seconds": self.spent, **parts}
         path = self.folder / CURVE

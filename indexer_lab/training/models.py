@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,13 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
     copy.load_state_dict(model.state_dict())
     copy.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    _unversioned(folder / "config.json")
+
+
+def _unversioned(path: Path) -> None:
+    """Leaves `layer_types` out of a configuration that has only one: it is what the family makes
+    anyway, and transformers' releases name it differently."""
+    config = json.loads(path.read_text())
+    if len(set(config.get("layer_types", ()))) == 1:
+        del config["layer_types"]
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from indexer_kernels import selection
-from indexer_kernels.backend import jit, operand, power_of_two, tl, use_triton
+from indexer_kernels.backend import INTERPRETED, jit, operand, power_of_two, tl, use_triton
 from indexer_kernels.operands import (
     WORKSPACE,
     Rows,
@@ -30,14 +30,17 @@ from indexer_kernels.tiles import (
     BLOCK_N,
     gate_words,
     group_maxima,
-    key_span,
     load_queries,
+    span_within,
+    store_in_place,
     tile_logits,
 )
 from indexer_kernels.topk import HIDDEN, KernelError, topk
 
 GROUPS = (16, 8, 4, 2)  # keys a group, largest first; 32 where the row is very long
 LONG_ROW = 1 << 19
+KEY_CHUNK = 8192  # least keys a pass of the gate
+PROGRAMS = 2  # scoring programs for each multiprocessor
 
 
 @dataclass
@@ -54,15 +57,17 @@ class Tally:
 @jit
 def scoring_kernel(
     queries, keys, positions, bounds, maxima, words, scores,
-    rows, count, batch_stride, key_stride, scale, splits, row_blocks,
+    rows, count, begin, end, batch_stride, key_stride, scale, splits, row_blocks,
     dim: tl.constexpr, chunk: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr,
     group: tl.constexpr, window: tl.constexpr, causal: tl.constexpr, mode: tl.constexpr,
+    direct: tl.constexpr,
 ):  # fmt: skip
-    """Scores a row block against a share of its key tiles; grid (row blocks * splits, batch).
+    """Scores a row block against a share of key tiles begin to end; grid (row blocks * splits,
+    batch). What it writes has room for these tiles alone:
 
-    mode "maxima": writes maxima [batch, row, group] of each tile in the block's key span.
-    mode "gate":   writes words [batch, row, word] and, where a bit is set, scores.
-    mode "all":    writes scores [batch, row, key], -inf where hidden, for every tile.
+    mode "maxima": maxima [batch, row, group] of each tile in the block's key span.
+    mode "gate":   words [batch, row, word] and, where a bit is set, scores [batch, row, tile key].
+    mode "all":    scores [batch, row, key], -inf where hidden, for every tile; begin must be 0.
     """
     block = tl.program_id(0) % row_blocks
     split = tl.program_id(0) // row_blocks
@@ -74,9 +79,9 @@ def scoring_kernel(
         pos = tl.load(positions + row, mask=row_seen, other=0)
     queries += batch * rows * dim
     keys += batch * batch_stride
-    first, last = key_span(pos, row_seen, count, window, causal, block_n)
+    first, last = span_within(pos, row_seen, count, begin, end, window, causal, block_n)
     if mode == "all":
-        first, last = 0, tl.cdiv(count, block_n)
+        first, last = begin, end
     share = tl.cdiv(last - first, splits)
     first += split * share
     last = tl.minimum(first + share, last)
@@ -84,7 +89,7 @@ def scoring_kernel(
     at = batch * rows + row.to(tl.int64)
     if mode == "gate":
         bound = tl.load(bounds + at, mask=row_seen, other=float("inf"))
-    tiles = tl.cdiv(count, block_n)
+    tiles = end - begin
     for tile in range(first, last):
         col = tile * block_n + tl.arange(0, block_n)
         logits = tile_logits(
@@ -94,17 +99,20 @@ def scoring_kernel(
         if mode == "maxima":
             per_tile: tl.constexpr = block_n // group
             best = group_maxima(logits, block_m, block_n, group)
-            slot = tile * per_tile + tl.arange(0, per_tile)
+            slot = (tile - begin) * per_tile + tl.arange(0, per_tile)
             to = maxima + at[:, None] * (tiles * per_tile) + slot[None, :]
             tl.store(to, best, mask=row_seen[:, None])
         elif mode == "gate":
             gate = (logits >= bound[:, None]) & (logits > float("-inf"))
             word_count: tl.constexpr = block_n // 32
-            slot = tile * word_count + tl.arange(0, word_count)
+            slot = (tile - begin) * word_count + tl.arange(0, word_count)
             to = words + at[:, None] * (tiles * word_count) + slot[None, :]
             tl.store(to, gate_words(gate, block_m, block_n), mask=row_seen[:, None])
-            to = scores + at[:, None] * count + col[None, :]
-            tl.store(to, logits, mask=gate & row_seen[:, None])
+            to = scores + at[:, None] * (tiles * block_n) + (col - begin * block_n)[None, :]
+            if direct:
+                store_in_place(to, logits, gate & row_seen[:, None])
+            else:
+                tl.store(to, logits, mask=gate & row_seen[:, None])
         else:
             to = scores + at[:, None] * count + col[None, :]
             tl.store(to, logits, mask=row_seen[:, None] & (col < count)[None, :])
@@ -143,8 +151,9 @@ def exact_topk(
     Exactness: the set is exact for the logits as accumulated in float32, the lowest position
     winning a tie. Against float64 only keys within 2 * dim * 2**-23 * scale * |q| * max|key| of the
     k-th logit may differ.
-    Memory: for each row in flight 4 * key + 4 * key / 16 + key / 8 + 8 * 16 * k bytes (8 * key at
-    most for the last term), in chunks of about `workspace` bytes and at least 16 rows.
+    Memory: for each row in flight the larger of 4 * key / 16 and 8 * candidates + 4.125 * key
+    chunk bytes, in chunks of rows of about `workspace` bytes and at least 16. Candidates have room
+    for 4 * k a row or more (`capacity`), and a key chunk has 8192 keys or more (`key_chunk`).
     """
     check_attention(queries, keys, positions, window)
     check_k(k)
@@ -157,16 +166,14 @@ def exact_topk(
     batch, count = rows.shape[:2]
     values = torch.empty(batch, count, k, dtype=torch.float32, device=queries.device)
     chosen = torch.empty(batch, count, k, dtype=torch.int64, device=queries.device)
-    for batches, lines, part in chunks(rows, k, workspace):
-        found = candidates(part, k)
-        top, at = selection.cut(found, k, 2 * k)
-        shape = (part.shape[0], part.shape[1], k)
-        top, at = top.view(shape), at.view(shape)
-        for one, failed in repairs(part, found, k, tally):
-            again = every_candidate(part.picked(one, failed))
-            fixed = selection.cut(again, k, 2 * k)
-            top[one, failed], at[one, failed] = fixed
-        values[batches, lines], chosen[batches, lines] = top, at
+    failed = torch.empty(batch, count, dtype=torch.bool, device=queries.device)
+    for heads, lines, part in chunks(rows, k, workspace):
+        found = candidates(part, k, workspace)
+        selection.cut(found, k, 2 * k, values[heads, lines], chosen[heads, lines])
+        failed[heads, lines] = found.failed(k).view(part.shape[:2])
+    for one, lost in repairs(rows, failed, tally):
+        again = every_candidate(rows.picked(one, lost))
+        values[one, lost], chosen[one, lost] = selection.cut(again, k, 2 * k)
     if ordered:
         values, chosen = selection.largest_first(values.view(-1, k), chosen.view(-1, k))
     shape = (queries.shape[0], queries.shape[1], k)
@@ -191,34 +198,53 @@ def exact_topk_reference(
     return torch.cat([part[0] for part in parts], 1), torch.cat([part[1] for part in parts], 1)
 
 
-def candidates(rows: Rows, k: int) -> Candidates:
-    """Keys that may belong to the top-k of each row, left on the device: nothing is awaited."""
+def candidates(rows: Rows, k: int, workspace: int = WORKSPACE) -> Candidates:
+    """Keys that may belong to the top-k of each row, left on the device: nothing is awaited.
+
+    The bound comes from one pass over all keys; the gate goes by chunks of keys, so that a chunk's
+    scores are still in the cache when its candidates are gathered.
+    """
     batch, count, keys, _ = rows.shape
     group = group_size(keys, k)
     if group is None:
         return every_candidate(rows)
-    device = rows.queries.device
-    shape = tile_shape(rows)
+    bounds = certified_bounds(rows, k, group)
+    lines = batch * count
+    room = capacity(lines, keys, k, workspace)
+    made = selection.empty_candidates(lines, room, bounds)
     tiles = -(-keys // BLOCK_N)
-    groups = tiles * (BLOCK_N // group)
-    maxima = torch.empty(batch, count, groups, dtype=torch.float32, device=device)
-    bounds = torch.empty(batch * count, dtype=torch.float32, device=device)
+    step = key_chunk(lines, keys, room, workspace) // BLOCK_N
+    on = {"device": rows.queries.device}
+    scores = torch.empty(lines * step * BLOCK_N, dtype=torch.float32, **on)
+    words = torch.empty(lines * step * BLOCK_N // 32, dtype=torch.int32, **on)
+    block, warps = (2048, 16) if selection.few(lines) else (256, 4)
+    for begin in range(0, tiles, step):
+        end = min(begin + step, tiles)
+        score(rows, "gate", bounds=bounds, words=words, scores=scores, tiles=(begin, end))
+        compact_masks_kernel[(lines,)](
+            words, scores, rows.positions, made.packed, made.counts, count, keys, begin, end, room,
+            block_m=tile_shape(rows).block_m, block_n=BLOCK_N, block=block,
+            window=rows.window or 0, causal=rows.positions is not None, num_warps=warps,
+        )  # fmt: skip
+    return made
+
+
+def certified_bounds(rows: Rows, k: int, group: int) -> Tensor:
+    """float32 [batch * row]: a value that the row's k-th logit is proven to reach."""
+    batch, count, keys, _ = rows.shape
+    groups = -(-keys // BLOCK_N) * (BLOCK_N // group)
+    on = {"dtype": torch.float32, "device": rows.queries.device}
+    maxima = torch.empty(batch, count, groups, **on)
+    bounds = torch.empty(batch * count, **on)
     score(rows, "maxima", maxima=maxima, group=group)
     bound_kernel[(batch * count,)](
         maxima, rows.positions, bounds, count, keys, groups, k,
-        block_m=shape.block_m, group=group, block_n=BLOCK_N, block=selection.resident(groups),
-        window=rows.window or 0, causal=rows.positions is not None, num_warps=16,
+        block_m=tile_shape(rows).block_m, group=group, block_n=BLOCK_N,
+        block=selection.resident(groups), window=rows.window or 0,
+        causal=rows.positions is not None, whole=groups <= selection.RESIDENT,
+        many=selection.few(batch * count), num_warps=16,
     )  # fmt: skip
-    words = torch.empty(batch, count, tiles * (BLOCK_N // 32), dtype=torch.int32, device=device)
-    scores = torch.empty(batch, count, keys, dtype=torch.float32, device=device)
-    score(rows, "gate", bounds=bounds, words=words, scores=scores)
-    made = selection.empty_candidates(batch * count, capacity(keys, group, k), bounds)
-    compact_masks_kernel[(batch * count,)](
-        words, scores, rows.positions, made.packed, made.counts, count, keys,
-        made.packed.shape[1], block_m=shape.block_m, block_n=BLOCK_N, block=512,
-        window=rows.window or 0, causal=rows.positions is not None, num_warps=4,
-    )  # fmt: skip
-    return made
+    return bounds
 
 
 def every_candidate(rows: Rows) -> Candidates:
@@ -259,27 +285,32 @@ def score(
     words: Tensor | None = None,
     scores: Tensor | None = None,
     group: int = 16,
+    tiles: tuple[int, int] | None = None,
 ) -> None:
-    """One pass over all tiles; `mode` says which of the outputs it writes."""
+    """One pass over all tiles, or from one to before another; `mode` says what it writes."""
     batch, count, keys, dim = rows.shape
     shape = tile_shape(rows)
     row_blocks = -(-count // shape.block_m)
-    splits = key_splits(row_blocks * batch, -(-keys // BLOCK_N), rows.queries.device)
+    begin, end = tiles or (0, -(-keys // BLOCK_N))
+    splits = key_splits(row_blocks * batch, end - begin, rows.queries.device)
     scoring_kernel[(row_blocks * splits, batch)](
         rows.queries, rows.keys, rows.positions, bounds, maxima, words, scores,
-        count, keys, rows.keys.stride(0), rows.keys.stride(1), rows.scale, splits, row_blocks,
-        dim=dim, chunk=shape.chunk, block_m=shape.block_m, block_n=BLOCK_N, group=group,
+        count, keys, begin, end, rows.keys.stride(0), rows.keys.stride(1), rows.scale, splits,
+        row_blocks, dim=dim, chunk=shape.chunk, block_m=shape.block_m, block_n=BLOCK_N, group=group,
         window=rows.window or 0, causal=rows.positions is not None, mode=mode,
-        num_warps=shape.warps, num_stages=shape.stages,
+        direct=not INTERPRETED, num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip
 
 
 def key_splits(row_blocks: int, tiles: int, device: torch.device) -> int:
-    """Shares that the keys are cut into so that some eight programs a multiprocessor run."""
+    """Shares that the keys are cut into, so that every multiprocessor has some programs.
+
+    Few: a program spends as long on starting as on several tiles.
+    """
     if device.type != "cuda":
         return min(2, tiles)
-    wanted = 8 * torch.cuda.get_device_properties(device).multi_processor_count
-    return max(1, min(tiles, -(-wanted // row_blocks)))
+    wanted = PROGRAMS * torch.cuda.get_device_properties(device).multi_processor_count
+    return max(1, min(tiles, wanted // row_blocks))
 
 
 def group_size(keys: int, k: int) -> int | None:
@@ -289,17 +320,35 @@ def group_size(keys: int, k: int) -> int | None:
     return next((group for group in GROUPS if keys >= 2 * k * group), None)
 
 
-def capacity(keys: int, group: int, k: int) -> int:
-    """Candidates a row has room for: every strict exceedance of the bound, and k ties."""
-    return min(keys, group * k)
+def capacity(rows: int, keys: int, k: int, workspace: int) -> int:
+    """Candidates that a row has room for.
+
+    Every strict exceedance of the bound and k ties where half the workspace allows that, else a
+    share of it, and never under 4 * k: a row with more is repaired.
+    """
+    group = group_size(keys, k) or 1
+    share = workspace // (16 * rows)
+    return min(keys, group * k, max(4 * k, share))
+
+
+def key_chunk(rows: int, keys: int, room: int, workspace: int) -> int:
+    """Keys whose scores exist at the same time: what the workspace leaves, at least KEY_CHUNK."""
+    left = (workspace - 8 * room * rows) // (rows * 4 + rows // 8 + 1)
+    return min(-(-keys // BLOCK_N) * BLOCK_N, max(KEY_CHUNK, left // BLOCK_N * BLOCK_N))
 
 
 def row_bytes(keys: int, k: int) -> int:
-    """Scratch bytes of a row, as the docstring's formula."""
+    """Least scratch bytes of a row, as the docstring's formula."""
     group = group_size(keys, k)
     if group is None:
         return 12 * keys
-    return 4 * keys + 4 * keys // group + keys // 8 + 8 * capacity(keys, group, k)
+    gate = 8 * min(keys, 4 * k) + 4 * min(keys, KEY_CHUNK) + min(keys, KEY_CHUNK) // 8
+    return max(4 * keys // group, gate)
+
+
+def stored_row_bytes(keys: int, k: int) -> int:
+    """Bytes of a row whose scores are stored, with what `row_topk` needs beside them."""
+    return 4 * keys + 4 * keys // 16 + 8 * min(keys, 16 * k)
 
 
 def chunks(rows: Rows, k: int, workspace: int) -> Iterator[tuple[slice, slice, Rows]]:
@@ -319,12 +368,12 @@ def chunks(rows: Rows, k: int, workspace: int) -> Iterator[tuple[slice, slice, R
             yield slice(one, one + 1), lines, rows.part(slice(one, one + 1), lines)
 
 
-def repairs(
-    rows: Rows, found: Candidates, k: int, tally: Tally | None
-) -> Iterator[tuple[int, Tensor]]:
-    """Batches with the rows (int64) that are not certified, a few at a time; counts them."""
+def repairs(rows: Rows, failed: Tensor, tally: Tally | None) -> Iterator[tuple[int, Tensor]]:
+    """Batches with the rows (int64) that are not certified, a few at a time; counts them.
+
+    failed: bool [batch, row]. This is where the host first waits for the device.
+    """
     batch, count, keys, _ = rows.shape
-    failed = found.failed(k).view(batch, count)
     listed = failed.nonzero()
     if tally is not None:
         tally.rows += batch * count

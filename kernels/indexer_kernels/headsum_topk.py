@@ -12,7 +12,7 @@ from torch import Tensor
 
 from indexer_kernels.attention_statistics import log_sum_exp
 from indexer_kernels.backend import jit, tl, use_triton
-from indexer_kernels.exact_topk import Tally, refuse_nan, row_bytes, tile_shape
+from indexer_kernels.exact_topk import Tally, refuse_nan, stored_row_bytes, tile_shape
 from indexer_kernels.operands import (
     WORKSPACE,
     Rows,
@@ -104,7 +104,7 @@ def headsum_topk(
     rows = as_rows(queries, keys, scale, positions, window)
     lse = log_sum_exp(rows)
     count = queries.shape[1]
-    step = max(16, workspace // row_bytes(keys.shape[1], k))
+    step = max(16, workspace // stored_row_bytes(keys.shape[1], k))
     step = step // 128 * 128 or step
     parts = [
         row_topk(

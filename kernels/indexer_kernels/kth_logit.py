@@ -45,13 +45,13 @@ def kth_logit(
     refuse_nan(queries, keys, scale, positions, window)
     rows = as_rows(queries, keys, scale, positions, window)
     values = torch.empty(rows.shape[:2], dtype=torch.float32, device=queries.device)
-    for batches, lines, part in chunks(rows, k, workspace):
-        found = candidates(part, k)
-        kth = selection.cut_value(found, k, 2 * k).view(part.shape[:2])
-        for one, failed in repairs(part, found, k, tally):
-            again = every_candidate(part.picked(one, failed))
-            kth[one, failed] = selection.cut_value(again, k, 2 * k)
-        values[batches, lines] = kth
+    failed = torch.empty(rows.shape[:2], dtype=torch.bool, device=queries.device)
+    for heads, lines, part in chunks(rows, k, workspace):
+        found = candidates(part, k, workspace)
+        selection.cut_value(found, k, 2 * k, values[heads, lines])
+        failed[heads, lines] = found.failed(k).view(part.shape[:2])
+    for one, lost in repairs(rows, failed, tally):
+        values[one, lost] = selection.cut_value(every_candidate(rows.picked(one, lost)), k, 2 * k)
     return values.view(queries.shape[:2])
 
 

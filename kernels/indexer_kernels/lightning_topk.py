@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from indexer_kernels.backend import common_device, jit, operand, power_of_two, tl, use_triton
-from indexer_kernels.exact_topk import Tally, row_bytes
+from indexer_kernels.exact_topk import Tally, stored_row_bytes
 from indexer_kernels.operands import (
     DTYPES,
     REFERENCE_BYTES,
@@ -141,7 +141,7 @@ def lightning_topk(
             positions=positions, window=window,
         )  # fmt: skip
     count = queries.shape[1]
-    step = max(16, workspace // row_bytes(len(keys), k))
+    step = max(16, workspace // stored_row_bytes(len(keys), k))
     swapped = operand(queries.transpose(0, 1).contiguous())  # (query, head, dim)
     parts = []
     for start in range(0, count, step):

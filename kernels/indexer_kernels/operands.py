@@ -18,7 +18,7 @@ from indexer_kernels.topk import HIDDEN, KernelError
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MAX_K = 8192
-WORKSPACE = 512 << 20  # bytes of scratch that a launch may hold unless one row block needs more
+WORKSPACE = 800 << 20  # bytes of scratch that a launch may hold unless one row block needs more
 REFERENCE_BYTES = 64 << 20  # a reference's float32 [head, row, key] chunk stays under this
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from indexer_kernels import selection
 from indexer_kernels.backend import jit, tl, use_triton
-from indexer_kernels.exact_topk import Tally, capacity, group_size
+from indexer_kernels.exact_topk import Tally, group_size
 from indexer_kernels.operands import MAX_K, check_k
 from indexer_kernels.selection import Candidates, bound_kernel
 from indexer_kernels.tiles import BLOCK_N
@@ -100,6 +100,7 @@ def stored_candidates(scores: Tensor, k: int) -> tuple[Candidates, Tensor]:
     bound_kernel[(rows,)](
         maxima, None, bounds, rows, keys, groups, k,
         block_m=16, group=group, block_n=BLOCK_N, block=selection.resident(groups),
-        window=0, causal=False, num_warps=16,
+        window=0, causal=False, whole=groups <= selection.RESIDENT,
+        many=selection.few(rows), num_warps=16,
     )  # fmt: skip
-    return selection.from_scores(scores, bounds, capacity(keys, group, k)), nans
+    return selection.from_scores(scores, bounds, min(keys, group * k)), nans

@@ -30,6 +30,16 @@ def key_span(
 
 
 @jit
+def span_within(
+    pos, row_seen, keys, begin, end,
+    window: tl.constexpr, causal: tl.constexpr, block_n: tl.constexpr,
+):  # fmt: skip
+    """The part of the key span that lies in tiles begin to end; two equal numbers for none."""
+    first, last = key_span(pos, row_seen, keys, window, causal, block_n)
+    return tl.minimum(tl.maximum(first, begin), end), tl.minimum(tl.maximum(last, begin), end)
+
+
+@jit
 def load_queries(queries, row, row_seen, start, dim, chunk: tl.constexpr):
     """[block_m, chunk] of the queries from feature `start`; zeros outside."""
     feature = start + tl.arange(0, chunk)
@@ -73,6 +83,39 @@ def tile_logits(
 
 
 @jit
+def products(
+    head_chunk, tail_chunk, queries, row, row_seen, keys, col, key_stride, count,
+    dim: tl.constexpr, chunk: tl.constexpr, rest: tl.constexpr,
+):  # fmt: skip
+    """[block_m, block_n] float32 q.k, neither scaled nor masked; keys beyond `count` count as 0.
+
+    head_chunk and tail_chunk hold the queries' first `chunk` and next `rest` features, so that a
+    width such as 192 stays resident as 128 + 64 rather than padded to 256. Wider queries are read
+    again in chunks.
+    """
+    if chunk + rest >= dim:
+        acc = tl.dot(
+            head_chunk, load_keys(keys, col, key_stride, count, 0, dim, chunk),
+            input_precision="ieee",
+        )  # fmt: skip
+        if rest > 0:
+            acc = tl.dot(
+                tail_chunk, load_keys(keys, col, key_stride, count, chunk, dim, rest), acc,
+                input_precision="ieee",
+            )  # fmt: skip
+    else:
+        acc = tl.full([head_chunk.shape[0], col.shape[0]], 0.0, tl.float32)
+        for start in range(0, dim, chunk):
+            acc = tl.dot(
+                load_queries(queries, row, row_seen, start, dim, chunk),
+                load_keys(keys, col, key_stride, count, start, dim, chunk),
+                acc,
+                input_precision="ieee",
+            )
+    return acc
+
+
+@jit
 def hide(logits, pos, col, count, window: tl.constexpr, causal: tl.constexpr):
     """The logits with -inf beyond the keys, after the row's position and before its window."""
     seen = (col < count)[None, :]
@@ -99,6 +142,21 @@ def gate_words(gate, block_m: tl.constexpr, block_n: tl.constexpr):
     i = tl.arange(0, 2)[None, None, None, None, :]
     words = tl.sum(tl.sum(split << (2 * j + i), 4), 2)
     return tl.reshape(words, [block_m, block_n // 32])
+
+
+@jit
+def store_in_place(to, value, where):
+    """Stores float32 values where asked, each from the thread that holds it.
+
+    `tl.store` would carry the whole tile through shared memory to make its writes contiguous, for
+    the few values in a hundred that are written. Not for the interpreter, which has no assembly.
+    """
+    tl.inline_asm_elementwise(
+        "{ .reg .pred p; setp.ne.s32 p, $3, 0; @p st.global.f32 [$1], $2; mov.u32 $0, 0; }",
+        "=r,l,f,r",
+        [to.to(tl.int64), value, where.to(tl.int32)],
+        dtype=tl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
 
 
 @jit

@@ -134,10 +134,10 @@ def _locate(name: str) -> bool:
         return True
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
         raise ProbeError(f"{name!r} is neither a folder nor a hub id of the form owner/model")
-    return constants.HF_HUB_OFFLINE or not _hub_answers()
+    return constants.HF_HUB_OFFLINE or not hub_answers()
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Whether the hub's host takes a connection; a proxy is trusted to."""
     if any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return True

@@ -10,11 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 CHUNK_BYTES = 16 << 20  # a float32 [head, row, key] block stays under this
+CUDA_CHUNK_BYTES = 256 << 20  # the same on a GPU, which a small block leaves idle
+
+
+Part = TypeVar("Part", "PlainKeys | LatentKeys", "MaskRule", "IndexerRecord", "Witness")
 
 
 class RecordError(ValueError):
@@ -244,11 +249,12 @@ class LayerRecord:
         return (grouped @ keys.float().mT).view(head, row, keys.shape[1])
 
     def chunks(self, sets: int | None = None) -> Iterator[slice]:
-        """Row slices whose float32 [sets, row, key] block stays under CHUNK_BYTES; sets defaults to
-        the query heads. The slices depend on the record alone, so that two who compute the same
-        logits compute the same bits."""
+        """Row slices whose float32 [sets, row, key] block stays under CHUNK_BYTES (on a GPU under
+        CUDA_CHUNK_BYTES); sets defaults to the query heads. The slices depend on the record alone,
+        so that two who compute the same logits compute the same bits."""
         per_row = 4 * (sets or self.heads) * max(self.length, 1)
-        step = max(1, CHUNK_BYTES // per_row)
+        room = CUDA_CHUNK_BYTES if self.queries.is_cuda else CHUNK_BYTES
+        step = max(1, room // per_row)
         for start in range(0, self.rows, step):
             yield slice(start, min(start + step, self.rows))
 
@@ -270,6 +276,20 @@ class LayerRecord:
             witness=None,
         )
 
+    def to(self, device: torch.device) -> LayerRecord:
+        """The same record with every tensor on this device; itself where it is there already."""
+        if self.queries.device == device:
+            return self
+        return replace(
+            self,
+            queries=self.queries.to(device),
+            keys=_moved(self.keys, device),
+            positions=self.positions.to(device),
+            mask=_moved(self.mask, device),
+            indexer=None if self.indexer is None else _moved(self.indexer, device),
+            witness=None if self.witness is None else _moved(self.witness, device),
+        )
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every stored tensor by its name on disk."""
         yield "queries", self.queries
@@ -281,6 +301,14 @@ class LayerRecord:
             for name, value in vars(part).items():
                 if isinstance(value, Tensor):
                     yield f"{prefix}{name}", value
+
+
+def _moved(part: Part, device: torch.device) -> Part:
+    """A part of a record with its tensors on this device."""
+    moved: dict[str, Any] = {
+        name: value.to(device) for name, value in vars(part).items() if isinstance(value, Tensor)
+    }
+    return replace(part, **moved)
 
 
 _PREFIX: dict[type, str] = {

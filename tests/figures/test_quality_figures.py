@@ -153,6 +153,15 @@ def test_entropy_bins_hold_equally_many_samples() -> None:
     assert table.sort_values("bin")["entropy"].is_monotonic_increasing or len(table) > 3
 
 
+def test_the_dials_settings_are_a_line_each() -> None:
+    kind = FIGURES["quality_by_precision"]
+    labels = [f"dial:precision={p},fill={f}" for p in (0.2, 0.6) for f in ("next", "random")]
+    table = kind.table(make("quality_by_precision", selectors=(*labels, "dial:0.3", "exact")))
+    assert set(table["series"]) == {"dial:fill=next", "dial:fill=random", "dial", "exact"}
+    lines = {str(line.get_label()): line for line in kind.draw(table).axes[0].lines}
+    assert len(lines["dial:fill=next"].get_xdata()) == 2
+
+
 def test_precision_keeps_dense_and_intervals() -> None:
     table = FIGURES["quality_by_precision"].table(make("quality_by_precision"), Choice(budget=8))
     assert (table["dense"] == 1).all()

@@ -1,76 +1,18 @@
 """Runs the Triton kernels in Triton's interpreter where there is no GPU."""
 
-import warnings
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-MODULES = (
-    "attention_statistics", "exact_topk", "headsum_topk", "kth_logit", "lightning_topk",
-    "row_topk", "sparse_attention",
-)  # fmt: skip
+from ..interpreter import interpreting, prepare
 
-
-def _import_kernels() -> None:
-    """A kernel is interpreted or compiled for good when it is defined, so only then is the variable
-    set: other tests in this process and commands that they start never see it."""
-    from importlib import import_module
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        for name in MODULES:
-            import_module(f"indexer_kernels.{name}")
-
-
-def _mend_interpreter() -> None:
-    """Two mends of Triton 3.6's interpreter, for tests alone.
-
-    It reads a loop bound with int(array([n])), which numpy 2.4 refuses. And it patches the whole
-    of triton.language again at each call of a device function, which is most of its time: here the
-    language is patched once a launch.
-    """
-    from triton import language
-    from triton.runtime import interpreter
-
-    original = interpreter._patch_lang
-    both = SimpleNamespace(__globals__={"tl": language, "core": language.core})
-    running = []
-
-    def patch_once(function: Any) -> Any:
-        if running:
-            return None
-        scope = original(both)
-        scope.set_attr(language.tensor, "__index__", lambda self: self.handle.data.item())
-        running.append(scope)
-        restore = scope.restore
-
-        def finish() -> None:
-            running.clear()
-            restore()
-
-        scope.restore = finish
-        return scope
-
-    interpreter._patch_lang = patch_once
-
-
-if not torch.cuda.is_available():
-    _import_kernels()
-    _mend_interpreter()
+prepare()
 
 
 @pytest.fixture(autouse=True)
-def _interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The first launch imports more of triton, which must see the same setting. Padding rows of a
-    tile may meet inf; numpy's remarks on that are no news to a test that sets inf itself."""
-    if not torch.cuda.is_available():
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+def _interpreter() -> Iterator[None]:
+    with interpreting():
         yield
 
 

@@ -1,4 +1,4 @@
-"""The scoring kernels compile for Hopper: no GPU is needed for that, only Triton's own tools.
+"""The kernels compile for Hopper: no GPU is needed for that, only Triton's own tools.
 
 They must use its matrix instruction, keep their reductions inside threads, and fit the 227 KiB of
 shared memory that a block may have; a launch on the GPU fails where they do not.
@@ -22,13 +22,13 @@ POINTERS = dict(queries="*bf16", keys="*bf16", positions="*i32", words="*i32", s
 EVEN = {"rows", "count", "batch_stride", "key_stride"}
 
 
-def build(kernel, constants, pointers, absent):
+def build(kernel, constants, pointers, absent, **others):
     types, values, facts = {}, {}, {}
     for place, name in enumerate(kernel.arg_names):
         if name in constants or name in absent:
             types[name], values[(place,)] = "constexpr", constants.get(name)
         else:
-            types[name] = POINTERS.get(name, "*fp32" if name in pointers else "i32")
+            types[name] = (POINTERS | others).get(name, "*fp32" if name in pointers else "i32")
             if types[name].startswith("*") or name in EVEN:
                 facts[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, types, values, facts)
@@ -38,15 +38,30 @@ def build(kernel, constants, pointers, absent):
     print(made.metadata.shared, ptx.count("wgmma.mma_async"), ptx.count("shfl"))
 
 
-tile = dict(chunk=128, block_m=128, block_n=128, window=0, group=16)
+tile = dict(chunk=128, block_m=128, block_n=128, window=0, group=16, direct=True)
 build(scoring_kernel, dict(tile, dim=128, causal=False, mode="maxima"),
       {"maxima"}, {"bounds", "words", "scores", "positions"})
 build(scoring_kernel, dict(tile, dim=128, causal=True, mode="gate"),
       {"bounds", "scores"}, {"maxima"})
 build(scoring_kernel, dict(tile, dim=576, chunk=64, causal=True, mode="maxima"),
       {"maxima"}, {"bounds", "words", "scores"})
-del tile["group"]
+del tile["group"], tile["direct"]
 build(headsum_kernel, dict(tile, dim=192, chunk=64, causal=True), {"lse", "sums"}, set())
+"""
+
+
+SEARCHES = """
+from indexer_kernels.selection import bound_kernel, compact_masks_kernel, cut_kernel
+
+span = dict(block_m=128, block_n=128, window=0, causal=True)
+for many in (False, True):
+    build(bound_kernel, dict(span, group=16, block=8192, whole=True, many=many), {"maxima", "bounds"}, set(),
+          keys="i32")
+    for kth_only in (False, True):
+        build(cut_kernel, dict(block=4096, kth_only=kth_only, many=many),
+              {"values"}, set(), candidates="*i64", counts="*i32", chosen="*i64")
+build(compact_masks_kernel, dict(span, block=256), {"scores"}, set(),
+      candidates="*i64", counts="*i32", keys="i32")
 """
 
 
@@ -54,14 +69,14 @@ def test_scoring_kernels_fit_hopper(tmp_path):
     pytest.importorskip("triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    program = f"import sys\nsys.path[:0] = {[str(KERNELS), *sys.path]!r}\n{CODE}"
+    program = f"import sys\nsys.path[:0] = {[str(KERNELS), *sys.path]!r}\n{CODE}{SEARCHES}"
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     built = [[int(number) for number in line.split()] for line in done.stdout.splitlines()]
-    assert len(built) == 4, done.stderr[-2000:]
-    for shared, wgmma, shuffles in built:
-        assert shared <= 227 * 1024
+    assert len(built) == 11, done.stderr[-2000:]
+    assert all(shared <= 227 * 1024 for shared, _, _ in built)
+    for _, wgmma, shuffles in built[:4]:
         assert wgmma > 0
         assert shuffles <= 16  # a span's few, none for each of the tile's elements

@@ -4,9 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
+import indexer_kernels.exact_topk as module
+from indexer_kernels import selection
 from indexer_kernels.exact_topk import (
     Tally,
     candidates,
+    capacity,
     chunks,
     exact_topk,
     exact_topk_reference,
@@ -155,6 +158,8 @@ def test_scratch_is_never_read_before_it_is_written(device, monkeypatch):
     """Every buffer starts as garbage: NaN, or the worst integer."""
 
     def dirty(*shape, dtype=torch.float32, device=None):
+        if dtype == torch.bool:
+            return torch.ones(shape, dtype=dtype, device=device)
         worst = float("nan") if dtype.is_floating_point else torch.iinfo(dtype).max
         return torch.full(shape, worst, dtype=dtype, device=device)
 
@@ -173,6 +178,36 @@ def test_small_workspace_changes_nothing(device):
     parts = exact_topk(queries, keys, 3, backend="triton", workspace=1)
     torch.testing.assert_close(whole[0], parts[0])  # a chunk may take another tile shape
     assert torch.equal(whole[1], parts[1])
+
+
+@pytest.mark.parametrize("window", [None, 70])
+def test_a_gate_in_chunks_of_keys_changes_nothing(window, device, monkeypatch):
+    """Rows whose candidates lie in the first chunk alone, in the last alone, and in all."""
+    queries, keys = operands((2, 1, 3, 700, 16), device=device)
+    positions = torch.tensor([100, 430, 699], device=device)
+    expected = exact_topk_reference(queries, keys, 6, positions=positions, window=window)
+    monkeypatch.setattr(module, "KEY_CHUNK", 128)
+    values, at = exact_topk(
+        queries, keys, 6, positions=positions, window=window, backend="triton", workspace=1
+    )
+    torch.testing.assert_close(values, expected[0])
+    assert torch.equal(at, expected[1])
+
+
+def test_room_for_candidates_follows_the_workspace():
+    assert capacity(1, 131072, 100, 1 << 30) == 1600  # every exceedance and every tie
+    assert capacity(8192, 131072, 2048, 800 << 20) == 4 * 2048
+    assert capacity(2, 3000, 100, 1) == 4 * 100
+
+
+def test_few_rows_search_as_many_do(device, monkeypatch):
+    """Three thresholds a step or one: the same answer."""
+    queries, keys = operands((1, 1, 4, 600, 16), device=device)
+    three = exact_topk(queries, keys, 9, backend="triton")
+    monkeypatch.setattr(selection, "FEW_ROWS", 0)
+    one = exact_topk(queries, keys, 9, backend="triton")
+    assert torch.equal(three[0], one[0])
+    assert torch.equal(three[1], one[1])
 
 
 def test_unordered_is_the_same_set_and_repeats(device):

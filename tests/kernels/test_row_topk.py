@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from indexer_kernels import selection
 from indexer_kernels.exact_topk import Tally
 from indexer_kernels.row_topk import row_topk, stored_candidates
 from indexer_kernels.topk import KernelError
@@ -33,6 +34,17 @@ def test_equals_a_stable_sort(name, k, device):
     expected, order = stable(scores, k)
     assert torch.equal(values, expected)
     assert torch.equal(positions, order)
+
+
+@pytest.mark.parametrize("name", ["mixed", "tied", "ramps"])
+def test_segments_of_a_row_change_nothing(name, device, monkeypatch):
+    """Segments gather their candidates side by side; together they are in position order."""
+    scores = rows(name, 333).to(device)
+    whole = row_topk(scores, 6, ordered=False, backend="triton")
+    monkeypatch.setattr(selection, "SEGMENT", 32)
+    parts = row_topk(scores, 6, ordered=False, backend="triton")
+    assert torch.equal(whole[0], parts[0])
+    assert torch.equal(whole[1], parts[1])
 
 
 def test_candidates_are_few_on_mixed_rows(device):

@@ -69,7 +69,7 @@ def test_a_folder_without_configuration(tmp_path: Path) -> None:
 
 
 def test_a_name_that_no_hub_model_can_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "_hub_answers", lambda: False)
+    monkeypatch.setattr(loading, "hub_answers", lambda: False)
     with pytest.raises(ProbeError, match="'what is this': Repo id must"):
         load_model("what is this")
 

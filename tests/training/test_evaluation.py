@@ -10,7 +10,7 @@ import torch
 
 from indexer_lab.errors import InputError
 from indexer_lab.tasks import matches, prompts
-from indexer_lab.training.dsa import require_indexers
+from indexer_lab.training.dsa import masks, require_indexers
 from indexer_lab.training.evaluation import (
     Share,
     bits_per_byte,
@@ -54,7 +54,7 @@ def test_sparse_mode_selects_as_many_keys_as_asked(dsa, tokenizer):
     before = [indexer.index_topk for indexer in require_indexers(dsa)]
     with torch.no_grad():
         with dense(dsa):
-            full = dsa(input_ids=ids, attention_mask={"indexed_attention": torch.zeros(1, 1, 1, 1)})
+            full = dsa(input_ids=ids, attention_mask=masks(dsa, torch.zeros(1, 1, 1, 1)))
         with sparse(dsa, 96):
             every = dsa(input_ids=ids)
         with sparse(dsa, 4):
