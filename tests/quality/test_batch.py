@@ -73,3 +73,23 @@ def test_batch_one_and_eight_give_the_same_rows(kind, prompts, tmp_path):
     assert (one.speed()["batch"] == 1).all()
     generated = one.frame()[one.frame()["mode"] == "decode"]
     assert generated.groupby("selector")["tokens"].min().max() >= 1
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_rows_of_the_cpu(prompts, tmp_path):
+    """Up to rounding: another machine sums in another order."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **PLAIN)).eval()
+    model.save_pretrained(tmp_path / "model")
+    words = ["quality", "--model", tmp_path / "model", "--prompts", prompts, "--tokens", 3]
+    words += ["--budget", 4, "--dtype", "float32", "--quiet"]
+    frames = []
+    for device, batch in (("cpu", 1), ("cuda", 1), ("cuda", 8)):
+        folder = tmp_path / f"{device}-{batch}"
+        more = ["--device", device, "--batch", batch, "-o", folder]
+        done = CliRunner().invoke(main, [str(word) for word in (*words, *more)])
+        assert done.exit_code == 0, done.output
+        frames.append(open_quality(folder).frame())
+        assert (open_quality(folder).speed()["tokens_per_second"] > 0).all()
+    for frame in frames[1:]:
+        pd.testing.assert_frame_equal(frames[0], frame, rtol=1e-3, atol=1e-4)
