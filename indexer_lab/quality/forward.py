@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
-from indexer_lab.quality.same_bits import SameBits
+from indexer_lab.quality.same_bits import same_bits
 
 Stop = Callable[[list[int]], bool]
 
@@ -74,14 +74,14 @@ def generate(
 
     caches: each sequence's own, of all but its `last` token; they are not changed.
     stops:  asked with the tokens so far after each; a sequence that is done waits for the others.
-    returns: for each what it would be alone, to the bit (see SameBits).
+    returns: for each what it would be alone, to the bit (see same_bits).
     """
     cache, pads = _side_by_side(caches)
     made: list[list[int]] = [[] for _ in caches]
     open_ones = set(range(len(caches)))
     step = torch.tensor(last)[:, None]  # (sequence, 1)
     places = torch.tensor([each.get_seq_length() for each in caches])[:, None]
-    with torch.inference_mode(), clock, SameBits():
+    with torch.inference_mode(), clock, same_bits(model):
         while open_ones:
             asked = _masked(pads, cache.get_seq_length() + 1, model.device)
             logits = model(

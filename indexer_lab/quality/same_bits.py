@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch.nn.functional as F
-from torch import nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor, nn
 
 ROWS = 16
 """A linear layer picks another algorithm for a few rows than for many, and another algorithm sums
@@ -24,26 +24,38 @@ def side_by_side(model: nn.Module, batch: int) -> int:
     return 1 if experts else batch
 
 
-class SameBits(TorchFunctionMode):
-    """Inside, no linear layer sees fewer than ROWS rows.
+@contextmanager
+def same_bits(model: nn.Module) -> Iterator[None]:
+    """Inside, no linear layer of the model multiplies fewer than ROWS rows.
 
     Up to ROWS rows cost what their weights cost to read, so the zeros are nearly free.
     """
+    with ExitStack() as undo:
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                waiting: list[Tensor] = []
+                undo.callback(module.register_forward_pre_hook(_fill(waiting)).remove)
+                undo.callback(module.register_forward_hook(_cut(waiting)).remove)
+        yield
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func is not F.linear:
-            return func(*args, **(kwargs or {}))
-        given, *others = args
-        flat = given.reshape(-1, given.shape[-1])
-        missing = ROWS - len(flat)
-        if missing <= 0:
-            return func(*args, **(kwargs or {}))
-        filled = F.pad(flat, (0, 0, 0, missing))
-        result = func(filled, *others, **(kwargs or {}))[: len(flat)]
-        return result.view(*given.shape[:-1], result.shape[-1])
+
+def _fill(waiting: list[Tensor]) -> Any:
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        flat = args[0].reshape(-1, args[0].shape[-1])
+        if len(flat) >= ROWS:
+            return None
+        waiting.append(args[0])
+        return (F.pad(flat, (0, 0, 0, ROWS - len(flat))),)
+
+    return hook
+
+
+def _cut(waiting: list[Tensor]) -> Any:
+    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if not waiting:
+            return None
+        given = waiting.pop()
+        rows = given.numel() // given.shape[-1]
+        return output[:rows].view(*given.shape[:-1], output.shape[-1])
+
+    return hook
