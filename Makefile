@@ -21,7 +21,7 @@ check: $(VENV)/.ready-check
 
 # Trains the shipped models again; the cards in docs/models say what to expect.
 models: $(VENV)/.ready
-	$(BIN)/python analyses/training/make_models.py needle-dsa -o runs --resume
+	$(BIN)/python analyses/training/make_models.py -o runs --resume
 
 bench: $(VENV)/.ready-test
 	$(BIN)/python benchmarks/run.py

@@ -33,6 +33,7 @@ STAGES = {
         Stage("pretrain", "needle-dense-1-short"),
         Stage("pretrain", "needle-dense-2-lengthen"),
         Stage("pretrain", "needle-dense-3-long"),
+        Stage("pretrain", "needle-dense-4-mixed"),
     ),
     "needle-dense-sft": (Stage("sft", "needle-sft", ("--attention", "full")),),
     "needle-topk-sft": (Stage("sft", "needle-sft", ("--attention", "topk:ratio=0.01")),),
@@ -40,8 +41,9 @@ STAGES = {
         Stage("pretrain", "needle-dsa-1-short"),
         Stage("pretrain", "needle-dsa-2-lengthen"),
         Stage("pretrain", "needle-dsa-3-long"),
-        Stage("indexer-warmup", "needle-dsa-4-warmup"),
-        Stage("indexer-sparse", "needle-dsa-5-sparse"),
+        Stage("pretrain", "needle-dsa-4-mixed"),
+        Stage("indexer-warmup", "needle-dsa-5-warmup"),
+        Stage("indexer-sparse", "needle-dsa-6-sparse"),
     ),
 }
 BASES = {"needle-dense-sft": "needle-dense", "needle-topk-sft": "needle-dense"}

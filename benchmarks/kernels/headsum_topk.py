@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from harness import Table, need_gpu
 
-from indexer_kernels.attention_statistics import log_sum_exp
+from indexer_kernels.attention_statistics import StatisticsShape, log_sum_exp
 from indexer_kernels.headsum_topk import headsum_topk, headsum_topk_reference, headsums
 from indexer_kernels.operands import as_rows
 
@@ -29,6 +29,8 @@ def main() -> None:
     rows = as_rows(queries, keys, SCALE, None, None)
     lse = log_sum_exp(rows)
     table.add(CASE, "log-sum-exp pass", lambda: log_sum_exp(rows))
+    less = StatisticsShape(128, 128, 64, warps=8, stages=2, resident=1)
+    table.add(CASE, "log-sum-exp pass, 128 rows a tile", lambda: log_sum_exp(rows, less))
     table.add("the same, 1024 of the rows", "sum pass", lambda: headsums(rows, lse, 128, 0, 1024))
     few = queries[:, :64]
     table.add("the same, 64 of the rows", "torch, chunked",

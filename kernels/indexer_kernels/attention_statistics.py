@@ -361,23 +361,28 @@ def attention_statistics(
     return AttentionStatistics(lse.view(shape), entropy.view(shape), first, mass, found)
 
 
-def log_sum_exp(rows: Rows) -> Tensor:
+def log_sum_exp(rows: Rows, shape: StatisticsShape | None = None) -> Tensor:
     """float32 [batch, row]: the log-sum-exp alone, which spares the entropy's arithmetic."""
-    return streamed(rows, entropy=False, top1=False)[0]
+    return streamed(rows, entropy=False, top1=False, shape=shape)[0]
 
 
 def streamed(
-    rows: Rows, *, entropy: bool = True, top1: bool = True
+    rows: Rows, *, entropy: bool = True, top1: bool = True, shape: StatisticsShape | None = None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """lse, and entropy and top1 where asked, [batch, row] from one pass over the keys."""
+    """lse, and entropy and top1 where asked, [batch, row] from one pass over the keys.
+
+    shape: how the pass is cut up, for measurements; None takes statistics_shape.
+    """
     batch, count, keys, dim = rows.shape
     device = rows.queries.device
-    shape = statistics_shape(rows)
+    shape = shape or statistics_shape(rows)
     row_blocks = -(-count // shape.block_m)
-    splits = shares_of_keys(row_blocks * batch, -(-keys // BLOCK_N), shape.resident, device)
+    causal = rows.positions is not None
+    splits = shares_of_keys(
+        row_blocks * batch, -(-keys // BLOCK_N), shape.resident, device, uneven=causal
+    )
     parts = torch.empty(3, splits, batch, count, dtype=torch.float32, device=device)
     tops = torch.empty(splits, batch, count, dtype=torch.int32, device=device) if top1 else None
-    causal = rows.positions is not None
     statistics_kernel[(row_blocks * splits, batch)](
         rows.queries, rows.keys, rows.positions, parts[0], parts[1],
         parts[2] if entropy else None, tops,
@@ -426,15 +431,21 @@ def statistics_shape(rows: Rows) -> StatisticsShape:
         return StatisticsShape(block_m, whole, 0, warps, stages=2, resident=2)
     if dim <= 256:
         rest = power_of_two(dim - 128, 16)
+        if rest <= 64 and count >= 256:
+            # two blocks do not fit, and twice the rows halve what a tile reads of the keys
+            return StatisticsShape(256, 128, rest, warps=16, stages=2, resident=1)
         return StatisticsShape(block_m, 128, rest, warps, stages=2, resident=1)
     return StatisticsShape(block_m, 64, 0, warps, stages=3, resident=1)
 
 
-def shares_of_keys(row_blocks: int, tiles: int, resident: int, device: torch.device) -> int:
+def shares_of_keys(
+    row_blocks: int, tiles: int, resident: int, device: torch.device, *, uneven: bool = False
+) -> int:
     """Shares that the keys are cut into: the count whose blocks leave the least idle at the end.
 
-    A block's start and end cost it about as much as four tiles. With no GPU two shares, so that
-    the interpreter joins some.
+    A block's start and end cost it about as much as four tiles. uneven: blocks differ in how many
+    keys they see, so at least some four waves of them even that out. With no GPU two shares, so
+    that the interpreter joins some.
     """
     if device.type != "cuda":
         return min(2, tiles)
@@ -444,7 +455,8 @@ def shares_of_keys(row_blocks: int, tiles: int, resident: int, device: torch.dev
     def cost(splits: int) -> int:
         return -(-row_blocks * splits // slots) * (-(-tiles // splits) + 4)
 
-    return min(range(1, most + 1), key=cost)
+    least = min(most, -(-4 * slots // row_blocks)) if uneven else 1
+    return min(range(least, most + 1), key=cost)
 
 
 def support_mass(rows: Rows, support: Tensor, lse: Tensor, queries: int) -> Tensor:

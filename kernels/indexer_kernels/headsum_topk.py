@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from indexer_kernels.attention_statistics import log_sum_exp
-from indexer_kernels.backend import jit, tl, use_triton
-from indexer_kernels.exact_topk import Tally, refuse_nan, stored_row_bytes, tile_shape
+from indexer_kernels.attention_statistics import StatisticsShape, log_sum_exp
+from indexer_kernels.backend import jit, power_of_two, tl, use_triton
+from indexer_kernels.exact_topk import Tally, refuse_nan, stored_row_bytes
 from indexer_kernels.operands import (
     WORKSPACE,
     Rows,
@@ -23,7 +23,7 @@ from indexer_kernels.operands import (
     visible,
 )
 from indexer_kernels.row_topk import row_topk
-from indexer_kernels.tiles import BLOCK_N, load_queries, tile_logits
+from indexer_kernels.tiles import BLOCK_N, load_queries, products
 from indexer_kernels.topk import HIDDEN, topk
 
 
@@ -31,34 +31,39 @@ from indexer_kernels.topk import HIDDEN, topk
 def headsum_kernel(
     queries, keys, positions, lse, sums,
     lines, query_count, count, batch_stride, key_stride, scale, start, heads, group,
-    dim: tl.constexpr, chunk: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr,
-    window: tl.constexpr, causal: tl.constexpr,
+    dim: tl.constexpr, chunk: tl.constexpr, rest: tl.constexpr,
+    block_m: tl.constexpr, block_n: tl.constexpr, window: tl.constexpr, causal: tl.constexpr,
 ):  # fmt: skip
     """Mean over heads of exp(logit - lse) for query rows start.. ; grid (row blocks, key tiles).
 
-    queries [head, query, dim]; sums [line, key], -inf where hidden.
+    queries [head, query, dim]; sums [line, key], -inf where hidden. All features of a head are one
+    step of the loop, so the next head's loads run while this one multiplies and takes powers.
     """
     line = tl.program_id(0) * block_m + tl.arange(0, block_m)
     seen = line < lines
     row = start + line
-    pos = row
-    if causal:
-        pos = tl.load(positions + row, mask=seen, other=0)
     col = tl.program_id(1) * block_n + tl.arange(0, block_n)
+    factor = scale * 1.4426950408889634
     total = tl.full([block_m, block_n], 0.0, tl.float32)
     for head in range(0, heads):
         wide = tl.full([], 0, tl.int64) + head
         of_head = queries + wide * query_count * dim
-        logits = tile_logits(
-            load_queries(of_head, row, seen, 0, dim, chunk), of_head, row, seen, pos,
-            keys + (wide // group) * batch_stride, col, key_stride, count, scale,
-            dim, chunk, window, causal,
+        head_chunk = load_queries(of_head, row, seen, 0, dim, chunk)
+        tail_chunk = head_chunk
+        if rest > 0:
+            tail_chunk = load_queries(of_head, row, seen, chunk, dim, rest)
+        value = products(
+            head_chunk, tail_chunk, of_head, row, seen, keys + (wide // group) * batch_stride, col,
+            key_stride, count, dim, chunk, rest,
         )  # fmt: skip
         norm = tl.load(lse + wide * query_count + row, mask=seen, other=0.0)
         norm = tl.where(norm == float("-inf"), 0.0, norm)  # a row that sees nothing: all p are 0
-        total += tl.exp2((logits - norm[:, None]) * 1.4426950408889634)
+        spread = tl.broadcast_to((norm * -1.4426950408889634)[:, None], [block_m, block_n])
+        total += tl.exp2(tl.fma(value, tl.full(value.shape, 0.0, tl.float32) + factor, spread))
+    # what hidden keys gathered is dropped here, once, rather than masked at every head
     shown = (col < count)[None, :]
     if causal:
+        pos = tl.load(positions + row, mask=seen, other=0)
         distance = pos[:, None] - col[None, :]
         shown = shown & (distance >= 0)
         if window > 0:
@@ -120,17 +125,30 @@ def headsums(rows: Rows, lse: Tensor, heads: int, start: int, lines: int) -> Ten
     """float32 [line, key]: head-averaged probability of `lines` query rows from `start`."""
     batch, count, keys, dim = rows.shape
     queries = batch * count // heads
-    single = Rows(rows.queries[:, :lines], rows.keys, None, None, rows.scale)
-    shape = tile_shape(single)
+    shape = headsum_shape(rows, lines)
     sums = torch.empty(lines, keys, dtype=torch.float32, device=rows.queries.device)
     headsum_kernel[(-(-lines // shape.block_m), -(-keys // BLOCK_N))](
         rows.queries, rows.keys, rows.positions, lse, sums,
         lines, queries, keys, rows.keys.stride(0), rows.keys.stride(1), rows.scale, start, heads,
-        heads // batch, dim=dim, chunk=shape.chunk, block_m=shape.block_m, block_n=BLOCK_N,
-        window=rows.window or 0, causal=rows.positions is not None,
+        heads // batch, dim=dim, chunk=shape.chunk, rest=shape.rest, block_m=shape.block_m,
+        block_n=BLOCK_N, window=rows.window or 0, causal=rows.positions is not None,
         num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip
     return sums
+
+
+def headsum_shape(rows: Rows, lines: int) -> StatisticsShape:
+    """The cut of the sum pass: both operands of every head travel, so a stage holds both."""
+    dim = rows.shape[3]
+    block_m = min(power_of_two(lines, 16), 128)
+    warps = 8 if block_m == 128 else 4
+    whole = power_of_two(dim, 16)
+    if rows.queries.dtype == torch.float32 or dim > 192:
+        return StatisticsShape(block_m, min(whole, 64), 0, warps, stages=3, resident=1)
+    if dim <= 128:
+        return StatisticsShape(block_m, whole, 0, warps, stages=3, resident=1)
+    rest = power_of_two(dim - 128, 16)
+    return StatisticsShape(block_m, 128, rest, warps, stages=2, resident=1)
 
 
 def headsum_topk_reference(

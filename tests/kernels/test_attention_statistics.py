@@ -9,7 +9,10 @@ from indexer_kernels.attention_statistics import (
     SHARES,
     attention_statistics,
     attention_statistics_reference,
+    log_sum_exp,
+    shares_of_keys,
 )
+from indexer_kernels.operands import as_rows
 from indexer_kernels.topk import KernelError
 
 BACKENDS = ("triton", "torch")
@@ -37,6 +40,102 @@ def test_equals_the_reference(options, device):
     torch.testing.assert_close(found.entropy, expected.entropy, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.mass, expected.mass, rtol=1e-4, atol=1e-6)
     assert torch.equal(found.top1, expected.top1)
+
+
+ODD = {
+    "less than a tile": (5, {}),
+    "whole tiles": (256, {}),
+    "one key over": (257, {}),
+    "causal, whole and cut tiles": (513, {"positions": [512, 255, 256]}),
+    "causal, a row that sees nothing": (300, {"positions": [-1, 128, 299]}),
+    "window over a tile's edge": (400, {"positions": [-1, 130, 399], "window": 7}),
+    "negative scale": (260, {"scale": -0.4}),
+    "scale 0": (130, {"scale": 0.0}),
+    "large logits": (300, {"scale": 40.0}),
+}
+
+
+@pytest.mark.parametrize("dim", [8, 136, 192])
+@pytest.mark.parametrize("case", ODD)
+@pytest.mark.parametrize("top1", [True, False])
+def test_lengths_masks_and_scales(case, dim, top1, device):
+    key, options = ODD[case]
+    if "positions" in options:
+        options = {**options, "positions": torch.tensor(options["positions"], device=device)}
+    queries, keys = operands(device, key=key, dim=dim)
+    options = {"scale": 0.2, "top1": top1, **options}
+    found = attention_statistics(queries, keys, backend="triton", **options)
+    expected = attention_statistics_reference(queries, keys, **options)
+    torch.testing.assert_close(found.lse, expected.lse, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(found.entropy, expected.entropy, rtol=1e-4, atol=1e-4)
+    if top1:
+        assert torch.equal(found.top1, expected.top1)
+    else:
+        assert found.top1 is None
+        assert expected.top1 is None
+    again = attention_statistics(queries, keys, backend="triton", **options)
+    assert torch.equal(found.lse, again.lse)
+    assert torch.equal(found.entropy, again.entropy)
+
+
+@pytest.mark.parametrize("top1", [True, False])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_infinite_logits_hide_their_keys(backend, top1, device):
+    """Keys 0 to 259 (two whole tiles, part of a third) are -inf, then logits 1 and 1."""
+    keys = torch.full((1, 262, 1), -math.inf, device=device)
+    keys[0, 260:] = 1.0
+    queries = torch.ones(1, 1, 1, device=device)
+    found = attention_statistics(queries, keys, top1=top1, backend=backend)
+    assert found.lse.item() == pytest.approx(1 + math.log(2), abs=1e-6)
+    assert found.entropy.item() == pytest.approx(math.log(2), abs=1e-6)
+    assert not top1 or found.top1.item() == 260
+    nothing = attention_statistics(queries, keys[:, :260], top1=top1, backend=backend)
+    assert nothing.lse.item() == -math.inf
+    assert nothing.entropy.item() == 0.0
+    assert not top1 or nothing.top1.item() == -1
+
+
+@pytest.mark.parametrize("first", [0, 1, 7, 127, 128, 300])
+def test_the_lowest_position_wins_a_tie(first, device):
+    """Equal largest logits in every lane and tile from `first` on."""
+    keys = torch.zeros(1, 400, 1, device=device)
+    keys[0, first:] = 2.0
+    queries = torch.ones(1, 2, 1, device=device)
+    found = attention_statistics(queries, keys, backend="triton")
+    assert found.top1.tolist() == [[first, first]]
+
+
+def test_many_shares_of_keys_join(monkeypatch, device):
+    """More shares than tiles that hold keys for a row: the empty ones add nothing."""
+    queries, keys = operands(device, key=700)
+    options = {"positions": torch.tensor([0, 300, 699], device=device), "scale": 0.3}
+    monkeypatch.setattr("indexer_kernels.attention_statistics.shares_of_keys", lambda *_, **__: 5)
+    found = attention_statistics(queries, keys, backend="triton", **options)
+    expected = attention_statistics_reference(queries, keys, **options)
+    torch.testing.assert_close(found.lse, expected.lse, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(found.entropy, expected.entropy, rtol=1e-4, atol=1e-5)
+    assert torch.equal(found.top1, expected.top1)
+
+
+def test_blocks_fill_a_gpu_in_whole_waves(monkeypatch):
+    """64 row blocks on 132 multiprocessors of two blocks: waves of 264."""
+    facts = type("Facts", (), {"multi_processor_count": 132})
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: facts)
+    splits = shares_of_keys(64, 1024, 2, torch.device("cuda"))
+    waves = -(-64 * splits // 264)
+    assert 64 * splits > 0.95 * 264 * waves
+    assert shares_of_keys(8192, 1024, 1, torch.device("cuda")) == 1
+    assert 64 * shares_of_keys(64, 1024, 2, torch.device("cuda"), uneven=True) >= 4 * 264
+
+
+def test_wide_blocks_of_rows(device):
+    """256 rows and more at width 192 take the larger tile."""
+    torch.manual_seed(3)
+    queries = torch.randn(1, 257, 192, device=device, dtype=torch.bfloat16)
+    keys = torch.randn(1, 130, 192, device=device, dtype=torch.bfloat16)
+    lse = log_sum_exp(as_rows(queries, keys, 0.1, None, None))
+    expected = attention_statistics_reference(queries, keys, scale=0.1).lse
+    torch.testing.assert_close(lse, expected, rtol=1e-6, atol=1e-5)
 
 
 def test_keys_needed_equal_the_reference(device):

@@ -16,7 +16,10 @@ from indexer_lab.training.evaluation import dense, exact_match, sparse
 
 MIB = 2**20
 NEEDLES = {  # model -> length in tokens, facts, and how many of 20 fixed needles it finds at least
-    "needle-dsa": (512, 16, 19),
+    "needle-dense": (1024, 32, 20),
+    "needle-dense-sft": (1024, 32, 20),
+    "needle-dsa": (1024, 32, 20),
+    "needle-topk-sft": (1024, 32, 20),
 }
 
 
