@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MODEL = "needle-dsa"
 TASKS = ("multi_key", "variable_tracking")
-BUDGETS = "8,32,64,128,256"
+BUDGETS = "8,32,128,256"
 SHOWN = 128  # the budget that the terminal shows; the files hold all
 RUN = ("lightning", "quantised:precision=int4", "faiss:HNSW32")
 DRAWS = 500
@@ -82,7 +82,7 @@ def command(
         tasks=TASKS,
         length=length,
         samples=samples,
-        positions="last:64",
+        positions="last:32",
         values=True,
         seed=seed,
         **again,
