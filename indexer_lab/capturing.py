@@ -21,10 +21,21 @@ from indexer_probes.records import LayerRecord
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt as the model gets it: ids int64 [token], and what is kept about it."""
+    """A prompt as the model gets it: ids int64 [token], and what is kept about it.
+
+    predicted: a text's last tokens, which a quality run predicts in place of an answer.
+    bytes:     what those spell, in UTF-8.
+    """
 
     ids: torch.Tensor
     info: SampleInfo
+    predicted: int = 0
+    bytes: int = 0
+
+    @property
+    def given(self) -> int:
+        """Tokens of the prompt that a quality run gives."""
+        return len(self.ids) - self.predicted
 
 
 @dataclass(frozen=True)
@@ -63,16 +74,22 @@ def encode(prompts: list[Prompt], tokenizer: Any, limits: Limits) -> list[Encode
 
 def _encode(prompt: Prompt, tokenizer: Any, limits: Limits) -> Encoded:
     needles: list[list[int]] = []
+    predicted, spelled = 0, 0
     if prompt.input_ids is not None:
         ids = prompt.input_ids
     else:
-        encoded = tokenizer(prompt.text, return_offsets_mapping=bool(prompt.needles))
+        located = bool(prompt.needles or prompt.predicted)
+        encoded = tokenizer(prompt.text, return_offsets_mapping=located)
         ids = encoded["input_ids"]
         if prompt.needles:
             needles = [_tokens(span, encoded["offset_mapping"]) for span in prompt.needles]
+        if prompt.predicted:
+            predicted = min(prompt.predicted, len(ids) // 2)
+            start = encoded["offset_mapping"][len(ids) - predicted][0]
+            spelled = len(str(prompt.text)[start:].encode())
     _check_ids(prompt.id, ids, limits)
     info = SampleInfo(prompt.id, prompt.task, len(ids), prompt.answer, needles)
-    return Encoded(torch.tensor(ids, dtype=torch.int64), info)
+    return Encoded(torch.tensor(ids, dtype=torch.int64), info, predicted, spelled)
 
 
 def _check_ids(identifier: str, ids: list[int], limits: Limits) -> None:

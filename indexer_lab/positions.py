@@ -33,16 +33,14 @@ class Positions:
         return torch.arange(length)
 
 
-def parse(text: str, seed: int = 0) -> Positions:
-    """The rule that a command line spells. Raises InputError for anything else."""
+def parse(text: str, seed: int = 0, option: str = "--positions") -> Positions:
+    """The rule that a command line spells after `option`. Raises InputError for anything else."""
     rule, _, count = text.partition(":")
     if rule == "all" and not count:
         return Positions("all")
     if rule in RULES[:3] and count.isdecimal() and int(count) > 0:
         return Positions(rule, int(count), seed)
-    raise InputError(
-        f"--positions {text!r}: expected last:N, every:N, random:N (N 1 or more) or all"
-    )
+    raise InputError(f"{option} {text!r}: expected last:N, every:N, random:N (N 1 or more) or all")
 
 
 def parse_layers(text: str | None, total: int) -> list[int]:

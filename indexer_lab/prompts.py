@@ -14,7 +14,8 @@ from indexer_lab.errors import InputError
 class Prompt:
     """One prompt, as text to tokenize or as token ids to use as they are.
 
-    needles: character spans of `text` (first, one past the last) that hold what the answer needs.
+    needles:   character spans of `text` (first, one past the last) that hold what the answer needs.
+    predicted: a quality run predicts this many of the text's last tokens, at most half of them.
     """
 
     id: str
@@ -23,6 +24,7 @@ class Prompt:
     task: str = ""
     answer: str = ""
     needles: list[tuple[int, int]] = field(default_factory=list)
+    predicted: int = 0
 
 
 def read(path: Path, limit: int | None = None) -> list[Prompt]:

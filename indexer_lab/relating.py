@@ -35,8 +35,9 @@ class Joined:
 
     pairs:   KEYS, `length`, FIDELITY, `entropy`, `quality`, `dense` (the same sample's dense
              quality).
-    swapped: KEYS, `layer`, FIDELITY, `swap_kl`: one layer's fidelity beside the KL that selecting
-             in it alone costs; empty without swaps.
+    swapped: KEYS, `layer`, FIDELITY, `swap_kl`, `swap_delta_nll`, `swap_score`: one layer's
+             fidelity beside the KL and NLL that selecting in it alone costs, and the change of the
+             task's score where answers were generated (nan elsewhere); empty without swaps.
     notes:   prompts, pairs, trivial rows and what found no partner.
     """
 
@@ -64,6 +65,8 @@ def join(scores: pd.DataFrame, quality: pd.DataFrame, target: str, mode: str) ->
     every = ran[(ran["layer"] == ALL_LAYERS) & (ran["selector"] != DENSE)]
     every = every[[*KEYS, "length", outcome]].rename(columns={outcome: "quality"})
     every["dense"] = every["sample"].map(dense)
+    unanswered = int(every["quality"].isna().sum())
+    every = every[every["quality"].notna()]
     fidelity = kept.groupby(KEYS, sort=True)[[*FIDELITY, "entropy"]].mean().reset_index()
     pairs = every.merge(fidelity, on=KEYS, how="inner").sort_values(KEYS, ignore_index=True)
     if pairs.empty:
@@ -80,16 +83,35 @@ def join(scores: pd.DataFrame, quality: pd.DataFrame, target: str, mode: str) ->
         "score rows": len(whole),
         "trivial rows left out": int(whole["trivial"].sum()),
         "quality rows without scores": len(every) - len(pairs),
+        "rows without an answer": unanswered,
         "scores without quality rows": len(fidelity) - len(pairs),
     }
-    return Joined(pairs, _swapped(kept, ran), notes)
+    return Joined(pairs, _swapped(kept, swap_effects(quality)), notes)
 
 
-def _swapped(scores: pd.DataFrame, ran: pd.DataFrame) -> pd.DataFrame:
-    swaps = ran.loc[ran["layer"] != ALL_LAYERS, [*KEYS, "layer", "kl"]]
+def swap_effects(quality: pd.DataFrame) -> pd.DataFrame:
+    """What selecting in one layer alone does to each sample, whichever modes measured it.
+
+    returns: KEYS, `layer`, `swap_kl` and `swap_delta_nll` (from replay), `swap_score` (the score
+    less the dense one, from decode); nan where a mode did not run.
+    """
+    key = [*KEYS, "layer"]
+    swaps = quality[quality["layer"] != ALL_LAYERS]
+    forced = swaps[swaps["mode"] == "replay"].set_index(key)[["kl", "delta_nll"]]
+    answers = quality[quality["mode"] == "decode"]
+    dense = answers[answers["selector"] == DENSE].set_index("sample")["score"]
+    scored = swaps[swaps["mode"] == "decode"]
+    before = scored["sample"].map(dense).astype(float)
+    change = scored.assign(swap_score=scored["score"].astype(float) - before)
+    names = {"kl": "swap_kl", "delta_nll": "swap_delta_nll"}
+    both = forced.rename(columns=names).join(change.set_index(key)["swap_score"], how="outer")
+    return both.reset_index()
+
+
+def _swapped(scores: pd.DataFrame, swaps: pd.DataFrame) -> pd.DataFrame:
     by_layer = scores.groupby([*KEYS, "layer"], sort=True)[FIDELITY].mean().reset_index()
-    both = swaps.rename(columns={"kl": "swap_kl"}).merge(by_layer, on=[*KEYS, "layer"])
-    return both.dropna(subset="swap_kl").sort_values([*KEYS, "layer"], ignore_index=True)
+    both = swaps.merge(by_layer, on=[*KEYS, "layer"])
+    return both.sort_values([*KEYS, "layer"], ignore_index=True)
 
 
 def _expect(what: str, value: str, column: pd.Series) -> None:

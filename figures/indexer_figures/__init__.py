@@ -10,7 +10,7 @@ from indexer_figures.render import Rendered, figure_named, render
 from indexer_figures.scope import Choice
 from indexer_figures.styles import selector_looks
 from indexer_figures.summary import STATISTICS, summarise
-from indexer_figures.table import FIGURES
+from indexer_figures.table import FIGURES, source_of
 
 __all__ = [
     "FIGURES",
@@ -21,5 +21,6 @@ __all__ = [
     "figure_named",
     "render",
     "selector_looks",
+    "source_of",
     "summarise",
 ]

@@ -21,6 +21,8 @@ from indexer_figures.scope import DEFAULT, Choice
 from indexer_figures.styles import selector_looks
 from indexer_figures.table import FIGURES
 
+SHOWN = ("target", "level", "task", "trivial_share", "mode", "outcome")
+
 
 @dataclass(frozen=True)
 class Rendered:
@@ -62,7 +64,7 @@ def render(
         "reading": reading,
         "alt": alt,
         "choice": asdict(choice),
-        "shown": {key: _plain(table[key]) for key in ("target", "level", "task", "trivial_share")},
+        "shown": {key: _plain(table[key]) for key in SHOWN if key in table},
         "sha256": {suffix: hashlib.sha256(data).hexdigest() for suffix, data in files.items()},
         "provenance": dict(provenance),
     }

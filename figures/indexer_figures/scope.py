@@ -25,6 +25,7 @@ class Choice:
     task: all of them pooled.
     selectors: all of them (heat map: all but the baselines).
     trivial: keep the rows that see no more keys than the budget.
+    mode: quality figures only: decode if it ran, else replay.
     """
 
     target: str | None = None
@@ -33,6 +34,7 @@ class Choice:
     task: str | None = None
     selectors: tuple[str, ...] | None = None
     trivial: bool = False
+    mode: str | None = None
 
 
 DEFAULT = Choice()

@@ -6,8 +6,13 @@ from indexer_figures.by_distance import ByDistance
 from indexer_figures.by_entropy import ByEntropy
 from indexer_figures.by_layer import ByLayer
 from indexer_figures.entropy_by_layer import EntropyByLayer
+from indexer_figures.entropy_spread import EntropySpread
 from indexer_figures.heat_map import HeatMap
 from indexer_figures.kind import FigureKind
+from indexer_figures.quality_by_entropy import QualityByEntropy
+from indexer_figures.quality_by_precision import QualityByPrecision
+from indexer_figures.quality_by_ratio import QualityByRatio
+from indexer_figures.swap_by_layer import SwapByLayer
 
 FIGURES: dict[str, FigureKind] = {
     "recall_by_layer": ByLayer("recall"),
@@ -20,4 +25,24 @@ FIGURES: dict[str, FigureKind] = {
     "recall_by_distance": ByDistance(),
     "entropy_by_layer": EntropyByLayer(),
     "recall_by_entropy": ByEntropy(),
+    "quality_by_precision": QualityByPrecision(),
+    "quality_by_budget_ratio": QualityByRatio(),
+    "kl_by_swapped_layer": SwapByLayer(),
+    "entropy_distribution": EntropySpread(),
+    "quality_by_entropy": QualityByEntropy(),
 }
+
+SOURCES: dict[str, str] = {
+    "quality_by_precision": "pairs",
+    "quality_by_budget_ratio": "quality",
+    "kl_by_swapped_layer": "quality",
+    "entropy_distribution": "entropy",
+    "quality_by_entropy": "quality",
+}
+"""What a figure reads where it is not a score table: the pairs of a relation, quality rows (with
+each sample's `entropy`), or entropy rows."""
+
+
+def source_of(name: str) -> str:
+    """The kind of table that a figure reads."""
+    return SOURCES.get(name, "scores")

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from indexer_lab.cli import options
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 MODEL = "needle-dsa"
 TASKS = ("multi_key", "variable_tracking")
-BUDGETS = "32,64,128,256"
+BUDGETS = "8,32,128,256"
 SHOWN = 128  # the budget that the terminal shows; the files hold all
+RUN = ("lightning", "quantised:precision=int4", "faiss:HNSW32")
+DRAWS = 500
+RUN_BUDGETS = "8,32"  # the model answers from a handful of keys: more would change nothing
+TOKENS = 16
 TARGETS = ("head_sum", "per_head")
 SELECTORS = (
     "lightning",
@@ -51,25 +59,30 @@ def command(
     quiet: bool,
 ) -> None:
     """Capture a trained model with a Lightning Indexer on real text, prove the capture, hold the
-    indexer and its rivals against exact top-k, and draw what came out."""
+    indexer and its rivals against exact top-k, run the model on what they pick, say how the one
+    relates to the other, and draw what came out."""
     from indexer_lab.cli.figures_step import figures_step
+    from indexer_lab.cli.quality_step import quality_step
+    from indexer_lab.cli.relate_step import relate_step
     from indexer_lab.cli.scoring_step import score_step
-    from indexer_lab.cli.steps import capture_step
-    from indexer_lab.cli.tables import print_summary
+    from indexer_lab.cli.steps import capture_step, fitting
+    from indexer_lab.cli.tables import print_quality, print_summary
     from indexer_lab.cli.validate import validate_step
     from indexer_lab.errors import GateFailed
+    from indexer_lab.quality.summary import summarise as summarise_quality
     from indexer_lab.summary import KEYS, summarise
 
     say = _silent if quiet else click.echo
     again: dict[str, Any] = {"resume": resume, "force": force, "quiet": quiet}
-    say(f"1/4 capture: {model} reads {samples} prompts of {length} tokens for each of {TASKS}")
+    length = fitting(model, length, TOKENS)
+    say(f"1/6 capture: {model} reads {samples} prompts of {length} tokens for each of {TASKS}")
     capture_step(
         model=model,
         output=output / "capture",
         tasks=TASKS,
         length=length,
         samples=samples,
-        positions="last:64",
+        positions="last:32",
         values=True,
         seed=seed,
         **again,
@@ -77,8 +90,8 @@ def command(
     proofs = validate_step(output / "capture", quiet)
     if not all(proof.holds for proof in proofs):
         raise GateFailed("the capture does not give back the model's own numbers")
-    say(f"2/4 validate: all {len(proofs)} layer records give back the model's own numbers")
-    say(f"3/4 score: {len(SELECTORS)} selectors and three baselines at budgets {BUDGETS}")
+    say(f"2/6 validate: all {len(proofs)} layer records give back the model's own numbers")
+    say(f"3/6 score: {len(SELECTORS)} selectors and three baselines at budgets {BUDGETS}")
     scores = score_step(
         capture=output / "capture",
         output=output / "scores",
@@ -91,14 +104,65 @@ def command(
         shown = ["recall", "mass"]
         summary = summarise(scores.frame([*KEYS, "trivial", "sets", *shown]), shown)
         print_summary(summary[summary["budget"] == SHOWN], shown)
-    drawn = figures_step(scores=output / "scores", output=output / "figures", quiet=quiet)
+    say(f"4/6 quality: the model on {RUN_BUDGETS} keys of {len(RUN)} selectors and the baselines")
+    quality = quality_step(
+        model=model,
+        output=output / "quality",
+        tasks=TASKS,
+        length=length,
+        samples=samples,
+        selectors=RUN,
+        budgets=RUN_BUDGETS,
+        modes=("replay", "decode"),
+        tokens=TOKENS,
+        entropy="last:16",
+        batch=8,
+        seed=seed,
+        **again,
+    )
+    if not quiet:
+        print_quality(summarise_quality(quality.frame(), quality.speed()))
+    related = relate_step(
+        scores=output / "scores",
+        quality=output / "quality",
+        output=output / "relate",
+        target="per_head",
+        mode="replay",
+        draws=DRAWS,
+        seed=seed,
+        **again,
+    )
+    say(f"5/6 relate: {said(related.answers['relations'], related.joined.notes)}")
+    folders = tuple(output / name for name in ("scores", "quality", "relate"))
+    drawn = figures_step(folders=folders, output=output / "figures", quiet=quiet)
     say(
-        f"4/4 figures: {len(drawn.made)} in {output / 'figures'}, each with its numbers beside it\n"
+        f"6/6 figures: {len(drawn.made)} in {output / 'figures'}, each with its numbers beside it\n"
     )
     say("What they say:")
     for figure in drawn.made:
         say(f"  {figure.name}.png: {figure.reading}")
     say(f"\nLook first at {output / 'figures' / 'recall_by_layer.png'}")
+
+
+def said(relations: pd.DataFrame, notes: dict[str, Any]) -> str:
+    """How quality went with recall, and how much these prompts can say of it."""
+    rows = relations[(relations["x"] == "recall") & (relations["method"] == "spearman")]
+    row = rows[(rows["question"] == "quality") & (rows["held"] == "")].iloc[0]
+    prompts, pairs = notes["prompts"], notes["pairs"]
+    few = (
+        f"{prompts} prompts are far too few to believe an interval; run quality and relate with "
+        "more --samples"
+        if prompts < 30
+        else f"the interval resamples {prompts} prompts"
+    )
+    if math.isnan(row["estimate"]):
+        return f"no correlation of quality with recall over {pairs} pairs: {row['reason']}; {few}"
+    known = math.isfinite(row["low"])
+    span = f" (95 % interval {row['low']:.2f} to {row['high']:.2f})" if known else ""
+    return (
+        f"over {pairs} pairs of {prompts} prompts, {notes['quality']} with the dense model goes "
+        f"with recall by Spearman's rho {row['estimate']:.2f}{span}; {few}"
+    )
 
 
 def _silent(text: str) -> None:

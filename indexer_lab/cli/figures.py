@@ -10,25 +10,29 @@ import click
 from indexer_lab.cli import options
 
 
-@click.command("figures", short_help="Draw the figures of a score table.")
-@click.argument("scores", type=click.Path(path_type=Path))
+@click.command("figures", short_help="Draw the figures of finished folders.")
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--figure", "names", multiple=True, help="Only this one, see `ls figures`; repeatable."
 )
 @click.option("--target", help="Draw for this target; head_sum, or the one scored, when left out.")
 @click.option(
-    "--budget", type=int, help="By-layer figures at this budget; the largest when left out."
+    "--budget",
+    type=int,
+    help="At this one; left out: the smallest for quality figures, the largest for others.",
 )
 @click.option("--task", help="Draw for this task; all tasks together when left out.")
 @click.option("--selector", "selectors", multiple=True, help="Only this selector; repeatable.")
+@click.option("--mode", help="Quality figures in this mode; decode, or replay, when left out.")
 @options.config
 @options.output("PNG, SVG, the plotted numbers (CSV) and provenance (JSON)")
 @options.talk
 def command(**given: Any) -> None:
-    """Draw every figure that the scores can show; each with its numbers and its provenance.
+    """Draw every figure that folders of score, quality and relate can show, one of each kind; each
+    figure with its numbers and its provenance.
 
     \b
-    indexer-lab figures scores/ -o out/
+    indexer-lab figures scores/ quality/ relate/ -o out/
     """
     from indexer_lab.cli.figures_step import figures_step
 

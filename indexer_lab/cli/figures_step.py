@@ -1,16 +1,16 @@
-"""The figures step: a score table in, pictures with their numbers and provenance out."""
+"""The figures step: finished folders in, pictures with their numbers and provenance out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexer_figures import FIGURES, Choice, FigureError, Rendered, figure_named, render
+from indexer_figures import FIGURES, Choice, FigureError, Rendered, figure_named, render, source_of
+from indexer_lab.cli.figure_tables import SOURCES, Source, sources
 from indexer_lab.errors import InputError
 from indexer_lab.progress import progress
 from indexer_lab.provenance import provenance
 from indexer_lab.store.files import digest, told
-from indexer_lab.store.scores import open_scores
 
 
 @dataclass(frozen=True)
@@ -23,33 +23,35 @@ class Drawn:
 
 def figures_step(
     *,
-    scores: Path,
+    folders: tuple[Path, ...],
     output: Path,
     names: tuple[str, ...] = (),
     target: str | None = None,
     budget: int | None = None,
     task: str | None = None,
     selectors: tuple[str, ...] = (),
+    mode: str | None = None,
     quiet: bool = False,
     as_json: bool = False,
 ) -> Drawn:
-    """Draws the named figures, or all that these scores can show; see `figures --help`.
+    """Draws the named figures, or all that these folders can show; see `figures --help`.
 
     A figure that was named and cannot be drawn is an error; an unnamed one is left out with its
     reason. Raises InputError when nothing at all can be drawn.
     """
     for name in names:
         figure_named(name)
-    table = open_scores(scores)
-    frame = table.frame()
-    origin = provenance({"scores": digest(table.manifest), **table.manifest}, seed=None)
-    choice = Choice(target, None, budget, task, tuple(selectors) or None)
+    held = sources(folders)
+    choice = Choice(target, None, budget, task, tuple(selectors) or None, mode=mode)
     drawn = Drawn([], {})
-    wanted = names or tuple(FIGURES)
+    wanted = names or tuple(name for name in FIGURES if source_of(name) in held)
     with progress("figures", len(wanted), quiet or as_json) as advance, told(output):
         for name in wanted:
             try:
-                drawn.made.append(render(name, frame, output, origin, choice))
+                table = _source(held, name)
+                origin = {table.folder: digest(table.manifest), **table.manifest}
+                made = render(name, table.frame, output, provenance(origin, seed=None), choice)
+                drawn.made.append(made)
             except FigureError as reason:
                 if names:
                     raise
@@ -58,3 +60,10 @@ def figures_step(
     if not drawn.made:
         raise InputError(f"no figure can be drawn: {next(iter(drawn.left_out.values()))}")
     return drawn
+
+
+def _source(held: dict[str, Source], name: str) -> Source:
+    source = source_of(name)
+    if source not in held:
+        raise InputError(f"figure {name!r} reads {SOURCES[source]}, and none was given")
+    return held[source]

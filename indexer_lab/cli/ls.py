@@ -31,10 +31,11 @@ def _measures() -> list[tuple[str, str]]:
 
 def _tasks() -> list[tuple[str, str]]:
     from indexer_lab.published.names import SUITES
-    from indexer_lab.tasks import TASKS
+    from indexer_lab.tasks import TASKS, source_text
 
+    planted = [(name, task.about) for name, task in TASKS.items()]
     published = [(f"{suite}:NAME", f"quality: {about}") for suite, about in SUITES.items()]
-    return [*((name, task.about) for name, task in TASKS.items()), *published]
+    return [*planted, (source_text.NAME, source_text.ABOUT), *published]
 
 
 def _families() -> list[tuple[str, str]]:

@@ -62,6 +62,10 @@ def published_step(tasks: Asked, given: dict[str, Any]) -> Quality:
             raise unknown_name("mode", mode, MODES)
     for label in given["selectors"]:
         selector(label)
+    if given["batch"] != 1:
+        raise InputError(
+            f"--batch {given['batch']}: published tasks run one sample at a time; leave it out"
+        )
     if given["limit"] is not None and given["limit"] < 1:
         raise InputError(f"--limit {given['limit']}: expected 1 or more")
     if given["prompts"] is not None:

@@ -36,6 +36,20 @@ from indexer_lab.cli.published_options import published
     help="Most tokens to generate or replay; published tasks have their own.",
 )
 @click.option("--swap-layers", help="Also select in one layer at a time: 0,3,10-20 or all.")
+@click.option(
+    "--entropy",
+    default="last:64",
+    show_default=True,
+    help="Prompt queries with entropy rows: last:N, every:N, random:N, all, or none. "
+    "Published tasks have none.",
+)
+@click.option(
+    "--batch",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Samples that generate side by side; changes no row. Published tasks run one by one.",
+)
 @options.loading
 @options.config
 @options.seed
@@ -43,7 +57,7 @@ from indexer_lab.cli.published_options import published
 @options.rerun
 @options.talk
 def command(**given: Any) -> None:
-    """Run a model while its attention sees only what a selector picks, one sequence at a time.
+    """Run a model while its attention sees only what a selector picks.
 
     \b
     replay          the dense run's tokens, prompt dense, the rest sparse: NLL and KL per token
@@ -62,7 +76,7 @@ def command(**given: Any) -> None:
     from indexer_lab.quality.summary import summarise
 
     quality = any_step(**given)
-    summary = summarise(quality.frame())
+    summary = summarise(quality.frame(), quality.speed())
     if given["as_json"]:
         click.echo(summary.to_json(orient="records", indent=2))
     elif not given["quiet"]:

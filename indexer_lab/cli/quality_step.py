@@ -9,6 +9,7 @@ from indexer_lab import __version__, capturing
 from indexer_lab.cli.options import numbers
 from indexer_lab.cli.steps import Loaded, load_step
 from indexer_lab.errors import InputError, unknown_name
+from indexer_lab.positions import parse
 from indexer_lab.progress import progress
 from indexer_lab.quality.running import check_lengths, run
 from indexer_lab.quality.trial import MODES, Protocol
@@ -16,6 +17,8 @@ from indexer_lab.scoring import check_budgets
 from indexer_lab.selectors import selector
 from indexer_lab.store.files import digest
 from indexer_lab.store.quality import Quality, create
+
+ENTROPY = "last:64"
 
 
 def quality_step(
@@ -33,6 +36,8 @@ def quality_step(
     modes: tuple[str, ...] = (),
     tokens: int = 16,
     swap_layers: str | None = None,
+    entropy: str = ENTROPY,
+    batch: int = 1,
     device: str = "cpu",
     dtype: str = "auto",
     trust_remote_code: bool = False,
@@ -47,13 +52,15 @@ def quality_step(
     for mode in asked:
         if mode not in MODES:
             raise unknown_name("mode", mode, MODES)
-    if tokens < 1:
-        raise InputError(f"--tokens {tokens}: expected 1 or more")
+    for name, value in (("tokens", tokens), ("batch", batch)):
+        if value < 1:
+            raise InputError(f"--{name} {value}: expected 1 or more")
+    rule = None if entropy == "none" else parse(entropy, seed, "--entropy")
     for label in selectors:
         selector(label)
     loaded = load_step(
         model, revision, prompts, tasks, length, samples, limit, swap_layers, device, dtype,
-        trust_remote_code, seed,
+        trust_remote_code, seed, room=tokens,
     )  # fmt: skip
     limits = capturing.limits_of(loaded.model.config)
     check_lengths(loaded.encoded, tokens, limits.length)
@@ -66,16 +73,22 @@ def quality_step(
         tuple(swaps),
         tokens,
     )
-    facts = _manifest(loaded, model, revision, protocol, seed)
+    facts = _manifest(loaded, model, revision, protocol, seed, entropy)
     quality = create(output, facts, resume, force)
     with progress("quality", len(loaded.encoded), quiet or as_json) as advance:
-        run(loaded.model, loaded.tokenizer, loaded.encoded, protocol, quality, advance)
+        run(loaded.model, loaded.tokenizer, loaded.encoded, protocol, quality, rule, batch, advance)
     return quality
 
 
 def _manifest(
-    loaded: Loaded, name: str, revision: str | None, protocol: Protocol, seed: int
+    loaded: Loaded,
+    name: str,
+    revision: str | None,
+    protocol: Protocol,
+    seed: int,
+    entropy: str = "none",
 ) -> dict[str, Any]:
+    """What identifies a run; the batch is not in it, since it changes no row."""
     import torch
     import transformers
 
@@ -93,7 +106,8 @@ def _manifest(
         "budgets": list(protocol.budgets),
         "swap_layers": list(protocol.swaps),
         "tokens": protocol.tokens,
+        "entropy": None if entropy == "none" else entropy,
         "seed": seed,
-        "prompts_digest": digest([[p.info.id, p.ids.tolist()] for p in loaded.encoded]),
+        "prompts_digest": digest([[p.info.id, p.ids.tolist(), p.given] for p in loaded.encoded]),
         "samples": len(loaded.encoded),
     }

@@ -5,14 +5,17 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from indexer_lab import capturing
-from indexer_lab.errors import InputError
+from indexer_lab.errors import InputError, unknown_name
 from indexer_lab.positions import parse
 from indexer_lab.progress import progress
 from indexer_lab.prompts import Prompt, read
 from indexer_lab.store.capture import Capture
+
+if TYPE_CHECKING:
+    from indexer_lab.tasks import Sample
 
 
 def capture_step(
@@ -77,9 +80,14 @@ def load_step(
     dtype: str,
     trust_remote_code: bool,
     seed: int,
+    room: int = 0,
 ) -> Loaded:
     """The model, its tokenizer where one is needed, the prompts in token ids, and the layers that
-    a text like 0,3,10-20 names (None: all)."""
+    a text like 0,3,10-20 names (None: all).
+
+    room: tokens that the model must have left after a built-in prompt, which is made shorter for
+          it.
+    """
     if (prompts is None) == (not tasks):
         raise InputError("give either --prompts FILE or --task NAME: what should the model read?")
     asked = read(prompts, limit) if prompts is not None else None
@@ -90,13 +98,15 @@ def load_step(
 
     torch.manual_seed(seed)
     place, config = _find(model, revision, trust_remote_code)
-    chosen = capturing.layers_of(config, layers)
+    chosen, limits = capturing.layers_of(config, layers), capturing.limits_of(config)
     tokenizer = None
     if asked is None or any(prompt.text is not None for prompt in asked):
         tokenizer = load_tokenizer(place, revision, trust_remote_code)
     if asked is None:
-        asked = built_in(tasks, tokenizer, length, samples, seed)[:limit]
-    encoded = capturing.encode(asked, tokenizer, capturing.limits_of(config))
+        most = limits.length
+        fitting = min(length, most - room) if room and most is not None else length
+        asked = built_in(tasks, tokenizer, fitting, samples, seed)[:limit]
+    encoded = capturing.encode(asked, tokenizer, limits)
     loaded = load_model(place, revision, dtype, device, trust_remote_code)
     return Loaded(loaded, tokenizer, encoded, chosen)
 
@@ -118,20 +128,40 @@ def _find(model: str, revision: str | None, trust_remote_code: bool) -> tuple[st
         raise
 
 
+def fitting(model: str, length: int, tokens: int) -> int:
+    """The length, or what leaves room for so many tokens more before the model's limit."""
+    _, config = _find(model, None, False)
+    most = capturing.limits_of(config).length
+    return length if most is None else min(length, most - tokens)
+
+
 def built_in(
     tasks: tuple[str, ...], tokenizer: Any, length: int, samples: int, seed: int
 ) -> list[Prompt]:
-    """Prompts from the task generators: real text with needles planted in it."""
-    from indexer_lab.tasks import prompts
+    """Prompts from the task generators: real text with needles planted in it, or as it is."""
+    from indexer_lab.tasks import TASKS, prompts, source_text
 
-    return [
-        Prompt(
-            id=sample.id,
-            text=sample.text,
-            task=sample.task,
-            answer=sample.answer,
-            needles=[(needle.start, needle.end) for needle in sample.needles],
-        )
-        for task in tasks
-        for sample in prompts(task, tokenizer, length, samples, seed)
-    ]
+    known = (*TASKS, source_text.NAME)
+    found = []
+    for task in tasks:
+        if task not in known:
+            raise unknown_name("task", task, known)
+        if task == source_text.NAME:
+            texts = source_text.texts(tokenizer, length, samples, seed)
+            found += [
+                Prompt(text.id, text.text, task=task, predicted=source_text.PREDICTED)
+                for text in texts
+            ]
+        else:
+            found += [_prompt(one) for one in prompts(task, tokenizer, length, samples, seed)]
+    return found
+
+
+def _prompt(sample: Sample) -> Prompt:
+    return Prompt(
+        id=sample.id,
+        text=sample.text,
+        task=sample.task,
+        answer=sample.answer,
+        needles=[(needle.start, needle.end) for needle in sample.needles],
+    )

@@ -88,19 +88,25 @@ def print_frame(title: str, frame: pd.DataFrame) -> None:
 
 
 def print_quality(summary: pd.DataFrame) -> None:
-    """One table per mode, one line per budget, layer and selector."""
+    """One table per mode, one line per budget, layer and selector; empty columns are left out."""
     from indexer_lab.quality.summary import SHOWN
 
     for mode, part in summary.groupby("mode", sort=False):
         table = Table(title=f"{mode}, {part['samples'].iloc[0]:,} samples", title_justify="left")
         for name in ("budget", "layer", "selector"):
             table.add_column(name, overflow="fold")
-        stats = [(name, stat) for name in SHOWN[str(mode)] for stat in ("mean", "median", "worst")]
+        filled = [name for name in SHOWN[str(mode)] if part[f"{name}_mean"].notna().any()]
+        stats = [(name, stat) for name in filled for stat in ("mean", "median", "worst")]
         for name, stat in stats:
             table.add_column(f"{name.replace('_', ' ')}\n{stat}", justify="right")
+        timed = part["tokens_per_second"].notna().any()
+        for name in ("tokens/s", "of dense") if timed else ():
+            table.add_column(name, justify="right")
         for row in part.to_dict("records"):
             budget = str(row["budget"] or "–")
             layer = "all" if row["layer"] < 0 else str(row["layer"])
             cells = _cells(*(row[f"{name}_{stat}"] for name, stat in stats))
-            table.add_row(budget, layer, row["selector"], *cells)
+            speed = [f"{row['tokens_per_second']:,.1f}", f"{row['speed_ratio']:.2f}"]
+            speed = speed if timed else []
+            table.add_row(budget, layer, row["selector"], *cells, *speed)
         _show(table)

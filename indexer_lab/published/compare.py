@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from indexer_lab.quality.forward import replay
+from indexer_lab.quality.forward import replay_alone
 from indexer_lab.quality.trial import Trial
 from indexer_probes.steering import steer
 
@@ -35,4 +35,4 @@ def compare(logs: Tensor, truth: Tensor, tokens: list[int]) -> dict[str, float]:
 def forced(model: Any, trial: Trial, ids: Tensor, tokens: list[int]) -> Tensor:
     """float32 [token, vocabulary]: what predicts each of `tokens` after `ids` under a trial."""
     with steer(model, trial.choose(), trial.layers, trial.first(len(ids))):
-        return replay(model, ids, tokens)
+        return replay_alone(model, ids, tokens)

@@ -15,7 +15,7 @@ from indexer_lab.published.compare import BLANK, NAN, compare, forced
 from indexer_lab.published.helmet_data import HelmetSample, read
 from indexer_lab.published.helmet_scores import SCORES
 from indexer_lab.published.helmet_tasks import HelmetTask
-from indexer_lab.quality.forward import generate
+from indexer_lab.quality.forward import generate_alone
 from indexer_lab.quality.trial import DENSE, Trial
 from indexer_lab.store.capture import SampleInfo
 from indexer_probes.steering import steer
@@ -154,7 +154,7 @@ class HelmetExam:
     def _generated(self, trial: Trial) -> list[int]:
         ids, tokens = self._question.ids, self._question.task.tokens
         with steer(self._model, trial.choose(), trial.layers, trial.first(len(ids))):
-            return generate(self._model, ids, tokens, self._ends)
+            return generate_alone(self._model, ids, tokens, self._ends)
 
     def _ends(self, made: list[int]) -> bool:
         ends = self._model.generation_config.eos_token_id

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from indexer_lab.quality.trial import Protocol, Trial
 from indexer_lab.store.capture import SampleInfo
-from indexer_lab.store.quality import SCHEMA, Quality
+from indexer_lab.store.quality import SCHEMA, Quality, Sheets
 
 
 class Question(Shape):
@@ -47,7 +47,7 @@ def run(
     for question in questions:
         info = question.info
         if not quality.part(info).exists():
-            quality.save(info, _table(question, sit(question), protocol))
+            quality.save(info, Sheets(_table(question, sit(question), protocol)))
         done(info.id)
 
 

@@ -1,99 +1,26 @@
-"""A sample through every trial of a protocol: quality rows out, resumable sample by sample."""
+"""Samples through every trial of a protocol: quality rows out, resumable sample by sample."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import pyarrow as pa
-import torch
-from torch import Tensor
+from transformers import DynamicCache
 
 from indexer_lab.capturing import Encoded
 from indexer_lab.errors import InputError
-from indexer_lab.quality.forward import generate, replay
-from indexer_lab.quality.trial import DENSE, Protocol, Trial
-from indexer_lab.store.quality import SCHEMA, Quality
-from indexer_lab.tasks.episode import says
-from indexer_probes.steering import steer
+from indexer_lab.positions import Positions
+from indexer_lab.quality.divergence import divergence
+from indexer_lab.quality.entropies import PROMPT, Entropies
+from indexer_lab.quality.forward import Clock, generate, prefill, replay
+from indexer_lab.quality.same_bits import side_by_side
+from indexer_lab.quality.subject import NAN, Subject
+from indexer_lab.quality.trial import ALL_LAYERS, DENSE, Protocol, Trial
+from indexer_lab.selectors.following import Follower
+from indexer_lab.store.quality import Quality
+from indexer_probes.steering import Watch, steer
 
-NAN = float("nan")
-
-
-@dataclass
-class Subject:
-    """One sample before a model, and what its dense run gave.
-
-    tokenizer: None when the prompts came as ids; then there is no text to score.
-    """
-
-    model: Any
-    tokenizer: Any
-    prompt: Encoded
-    tokens: int
-    _dense: list[int] | None = field(default=None, repr=False)
-    _truth: Tensor | None = field(default=None, repr=False)
-
-    def measure(self, trial: Trial) -> dict[str, float]:
-        """The numbers of one trial: tokens, score, nll, delta_nll, kl and agreement."""
-        if trial.mode == "replay":
-            return self._replayed(trial)
-        made = self._generated(trial)
-        return {**_BLANK, "tokens": len(made), "score": self._score(made)}
-
-    def _generated(self, trial: Trial) -> list[int]:
-        first = trial.first(len(self.prompt.ids))
-        with steer(self.model, trial.choose(), trial.layers, first):
-            return generate(self.model, self.prompt.ids, self.tokens, self._ends)
-
-    def _replayed(self, trial: Trial) -> dict[str, float]:
-        tokens, truth = self._reference()
-        logs = truth if trial.selector == DENSE else self._logs(trial, tokens)
-        place = torch.tensor(tokens, device=logs.device)[:, None]
-        nll = -logs.gather(1, place).mean()
-        delta = nll + truth.gather(1, place).mean()
-        kl = (truth.exp() * (truth - logs)).nan_to_num(nan=0.0, posinf=torch.inf).sum(-1).mean()
-        agreement = (logs.argmax(-1) == truth.argmax(-1)).float().mean()
-        return {
-            "tokens": len(tokens),
-            "score": NAN,
-            "nll": float(nll),
-            "delta_nll": float(delta),
-            "kl": float(kl),
-            "agreement": float(agreement),
-        }
-
-    def _reference(self) -> tuple[list[int], Tensor]:
-        """The dense run's greedy tokens, and the dense log-probabilities over them."""
-        if self._dense is None or self._truth is None:
-            self._dense = self._generated(Trial("decode", DENSE, 0))
-            self._truth = self._logs(Trial("replay", DENSE, 0), self._dense)
-        return self._dense, self._truth
-
-    def _logs(self, trial: Trial, tokens: list[int]) -> Tensor:
-        first = trial.first(len(self.prompt.ids))
-        with steer(self.model, trial.choose(), trial.layers, first):
-            return replay(self.model, self.prompt.ids, tokens)
-
-    def _ends(self, made: list[int]) -> bool:
-        """An end token, or the end of the answer's line."""
-        ends = self.model.generation_config.eos_token_id
-        if ends is not None and made[-1] in (ends if isinstance(ends, list) else [ends]):
-            return True
-        return self.tokenizer is not None and "\n" in self._text(made).lstrip(" ")
-
-    def _score(self, made: list[int]) -> float:
-        """1 for the right answer, 0 for another; nan where there is none to compare with."""
-        if self.tokenizer is None or not self.prompt.info.answer:
-            return NAN
-        return float(says(self._text(made)) == self.prompt.info.answer)
-
-    def _text(self, made: list[int]) -> str:
-        return str(self.tokenizer.decode(made, skip_special_tokens=True))
-
-
-_BLANK = {"nll": NAN, "delta_nll": NAN, "kl": NAN, "agreement": NAN}
+GENERATED = dict.fromkeys(("nll", "delta_nll", "kl", "agreement", "bits_per_byte"), NAN)
 
 
 def run(
@@ -102,49 +29,149 @@ def run(
     encoded: list[Encoded],
     protocol: Protocol,
     quality: Quality,
+    entropy: Positions | None = None,
+    batch: int = 1,
     done: Callable[[str], None] = lambda what: None,
 ) -> None:
     """Runs every sample that is not on disk yet; `done` hears of each.
 
-    Raises InputError for a prompt that leaves no room to generate, and for a selector that does not
-    fit the model.
+    entropy: which of a prompt's queries get entropy rows; None for no entropy rows at all.
+    batch:   samples that generate side by side, as far as that changes no row.
+    Raises InputError for a selector that does not fit the model.
     """
+    pending = []
     for prompt in encoded:
-        if not quality.part(prompt.info).exists():
-            subject = Subject(model, tokenizer, prompt, protocol.tokens)
-            quality.save(prompt.info, _table(subject, protocol))
-        done(prompt.info.id)
+        if quality.part(prompt.info).exists():
+            done(prompt.info.id)
+        else:
+            pending.append(prompt)
+    batch = side_by_side(model, batch)
+    for start in range(0, len(pending), batch):
+        group = [
+            _subject(model, tokenizer, each, entropy) for each in pending[start : start + batch]
+        ]
+        measure(group, protocol)
+        for subject in group:
+            quality.save(subject.encoded.info, subject.sheets())
+            done(subject.encoded.info.id)
 
 
 def check_lengths(encoded: list[Encoded], tokens: int, limit: int | None) -> None:
     """Raises InputError for a prompt too short to decode after, or too long to leave room."""
     for prompt in encoded:
-        length = len(prompt.ids)
+        length = prompt.given
         if length < 2:
             raise InputError(
                 f"prompt {prompt.info.id!r} has one token: a run needs two or more, the last of "
                 "which is the first decode step"
             )
-        if limit is not None and length + tokens > limit:
+        if not prompt.predicted and limit is not None and length + tokens > limit:
             raise InputError(
                 f"prompt {prompt.info.id!r} has {length} tokens, and the model takes {limit}: no "
                 f"room for --tokens {tokens}; shorten the prompt or ask for fewer"
             )
 
 
-def _table(subject: Subject, protocol: Protocol) -> pa.Table:
-    info = subject.prompt.info
-    needle = info.needles[0][0] / info.length if info.needles else NAN
-    facts = {"sample": info.id, "task": info.task, "length": info.length, "depth": needle}
-    rows = [
-        {
-            **facts,
-            "mode": trial.mode,
-            "selector": trial.selector,
-            "budget": trial.budget,
-            "layer": trial.layer,
-            **subject.measure(trial),
-        }
-        for trial in protocol.trials()
-    ]
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+def measure(group: Sequence[Subject], protocol: Protocol) -> None:
+    """Every trial of the protocol on samples of one model, noted by each of them."""
+    for subject in group:
+        _read(subject)
+    _answer_densely(group, protocol.tokens)
+    for trial in protocol.trials():
+        for subject in group:
+            if trial.mode == "replay" or subject.is_text:
+                _replayed(subject, trial)
+        answering = [each for each in group if trial.mode != "replay" and not each.is_text]
+        if answering:
+            _generated(answering, trial, protocol.tokens)
+
+
+def _subject(model: Any, tokenizer: Any, prompt: Encoded, entropy: Positions | None) -> Subject:
+    log = None if entropy is None else Entropies(prompt.info, prompt.given, entropy)
+    return Subject(model, tokenizer, prompt, log)
+
+
+def _read(subject: Subject) -> None:
+    """The dense prompt, read once."""
+    dense = Trial(PROMPT, DENSE, 0)
+    watch = _watch([subject], dense, Clock(subject.model.device))
+    with steer(subject.model, [], layers=(), watch=watch):
+        subject.cache = prefill(subject.model, subject.prompt)
+
+
+def _answer_densely(group: Sequence[Subject], tokens: int) -> None:
+    """What each subject has to predict when it is replayed, and the dense model's odds of it."""
+    silent = [each for each in group if not each.is_text]
+    if silent:
+        with steer(silent[0].model, [], layers=()):
+            made = _generate(silent, [_cache(each) for each in silent], tokens, _clock(silent))
+        for subject, its in zip(silent, made, strict=True):
+            subject.forced = its
+    for subject in group:
+        if subject.is_text:
+            subject.forced = subject.encoded.ids[subject.encoded.given :].tolist()
+        with steer(subject.model, [], layers=()):
+            subject.truth = replay(
+                subject.model, _cache(subject), subject.last, subject.forced, _clock([subject])
+            )
+
+
+def _replayed(subject: Subject, trial: Trial) -> None:
+    selector, clock = subject.follower(trial), _clock([subject])
+    cache = _own_prompt(subject, trial, selector)
+    with _steered([subject], trial, [selector], clock):
+        logs = replay(subject.model, cache, subject.last, subject.forced, clock)
+    assert subject.truth is not None
+    numbers = divergence(subject.forced, logs, subject.truth, subject.encoded.bytes)
+    subject.note(trial, numbers, clock.seconds, [len(subject.forced)])
+
+
+def _generated(group: Sequence[Subject], trial: Trial, tokens: int) -> None:
+    selectors, clock = [each.follower(trial) for each in group], _clock(group)
+    pairs = zip(group, selectors, strict=True)
+    caches = [_own_prompt(subject, trial, own) for subject, own in pairs]
+    with _steered(group, trial, selectors, clock):
+        made = _generate(group, caches, tokens, clock)
+    side = [len(its) for its in made]
+    for subject, its in zip(group, made, strict=True):
+        numbers = {**GENERATED, "tokens": len(its), "score": subject.score(its)}
+        subject.note(trial, numbers, clock.seconds, side)
+
+
+def _own_prompt(subject: Subject, trial: Trial, selector: Follower) -> DynamicCache:
+    """The cache that a trial goes on from: a sparse prompt's own, or the dense one of all."""
+    if not trial.own_prompt:
+        return _cache(subject)
+    with _steered([subject], trial, [selector], _clock([subject])):
+        return prefill(subject.model, subject.prompt)
+
+
+def _generate(
+    group: Sequence[Subject], caches: list[DynamicCache], tokens: int, clock: Clock
+) -> list[list[int]]:
+    last, stops = [each.last for each in group], [each.ends for each in group]
+    return generate(group[0].model, caches, last, tokens, stops, clock)
+
+
+def _steered(
+    group: Sequence[Subject], trial: Trial, selectors: Sequence[Follower], clock: Clock
+) -> Any:
+    choosers = [trial.choose(each) for each in selectors]
+    return steer(group[0].model, choosers, trial.layers, watch=_watch(group, trial, clock))
+
+
+def _watch(group: Sequence[Subject], trial: Trial, clock: Clock) -> list[Watch]:
+    """Who takes down the entropies: nobody when one layer selects, since all others are dense."""
+    if trial.layer != ALL_LAYERS:
+        return []
+    logs = [each.entropies for each in group]
+    return [log.watch(trial, clock) for log in logs if log is not None]
+
+
+def _clock(group: Sequence[Subject]) -> Clock:
+    return Clock(group[0].model.device)
+
+
+def _cache(subject: Subject) -> DynamicCache:
+    assert subject.cache is not None
+    return subject.cache

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from indexer_lab.selectors import selector
+from indexer_lab.selectors.following import Follower, follower
 from indexer_probes.records import LayerRecord
 from indexer_probes.steering import Choose
 
@@ -41,13 +42,21 @@ class Trial:
             return ()
         return None if self.layer == ALL_LAYERS else (self.layer,)
 
+    @property
+    def own_prompt(self) -> bool:
+        """Whether the prompt is sparse too, and so the trial's own."""
+        return self.mode == "prefill+decode" and self.selector != DENSE
+
     def first(self, prompt: int) -> int:
-        """The first sparse position of a prompt of that many tokens."""
+        """The first sparse position of a prompt of that many tokens, read in one forward."""
         return 0 if self.mode == "prefill+decode" else prompt - 1
 
-    def choose(self) -> Choose:
-        """The selector on a live record."""
-        made = selector("exact" if self.selector == DENSE else self.selector)
+    def choose(self, along: Follower | None = None) -> Choose:
+        """The selector on the live records of one sequence, at this budget.
+
+        along: the selector where it is to keep what it built on another run's prompt.
+        """
+        made = along or follower(selector("exact" if self.selector == DENSE else self.selector))
 
         def pick(record: LayerRecord) -> Tensor:
             return made.fit(record).top(self.budget)
@@ -61,7 +70,7 @@ class Protocol:
 
     selectors: as spelled on the command line; the baselines always run too.
     swaps:     layers to select in one at a time, beside all at once.
-    tokens:    at most this many are generated, or replayed.
+    tokens:    at most this many are generated, or replayed; a text brings its own.
     """
 
     modes: tuple[str, ...]

@@ -20,7 +20,8 @@ from indexer_lab.selectors.faiss_engine import (
     set_seed,
     to_gpu,
 )
-from indexer_lab.selectors.faiss_search import lookup
+from indexer_lab.selectors.faiss_follow import FaissFollower, arrays
+from indexer_lab.selectors.faiss_grow import Growing
 from indexer_probes.records import LayerRecord
 
 SLOW = ("OPQ", "RQ", "LSQ")  # their training repeats a clustering up to hundreds of times
@@ -58,16 +59,21 @@ class Faiss:
     device: Literal["cpu", "gpu"] = "cpu"
 
     def fit(self, record: LayerRecord) -> Ranker:
-        keys = record.float_keys.detach().cpu().numpy()
-        queries = record.queries.detach().float().cpu().numpy()
-        for name, values in (("keys", keys), ("queries", queries)):
-            if not np.isfinite(values).all():
-                raise InputError(f"layer {record.layer}: {name} hold NaN or infinity")
+        keys = arrays(record, record.float_keys, "keys")
+        queries = arrays(record, record.queries.float(), "queries")
         if self.device == "gpu":
             need_gpu()
         with same_threads():
-            indexes = [self._trained(np.ascontiguousarray(head)) for head in keys]
+            indexes = [self._placed(np.ascontiguousarray(head)) for head in keys]
         return _FaissRanker(self, record, indexes, keys, queries)
+
+    def follow(self) -> FaissFollower:
+        """Along a running sequence: trained on the prompt's keys and never again, each token's key
+        added as it comes."""
+        gpu = self.device == "gpu"
+        if gpu:
+            need_gpu()
+        return FaissFollower(self.factory, gpu, self._trained)
 
     def cost(self, record: LayerRecord, budget: int) -> Cost:
         """An exhaustive index reads each key head's codes once and spends one multiply-add a query
@@ -95,14 +101,20 @@ class Faiss:
                 faiss.ParameterSpace().set_index_parameter(index, setting, value)
         return index
 
+    def _placed(self, keys: np.ndarray) -> Any:
+        """A trained index where it is to be searched. Raises InputError."""
+        index = self._trained(keys)
+        with refusals(self.factory):
+            return to_gpu(index) if self.device == "gpu" else index
+
     def _trained(self, keys: np.ndarray) -> Any:
-        """An empty index, trained on keys float32 [key, dim]. Raises InputError."""
+        """An empty index on the CPU, trained on keys float32 [key, dim]. Raises InputError."""
         index = self._made(keys.shape[-1])
         make_quick(index)
         set_seed(index, self.seed)
         with refusals(self.factory):
             index.train(_sample(keys) if any(name in self.factory for name in SLOW) else keys)
-            return to_gpu(index) if self.device == "gpu" else index
+        return index
 
 
 def _sample(keys: np.ndarray) -> np.ndarray:
@@ -142,17 +154,8 @@ class _FaissRanker:
 
     def _search(self, head: int, budget: int) -> np.ndarray:
         """int64 [group, query, budget]: what the query heads of one key head find."""
-        record, index = self.record, self.indexes[head]
-        group = slice(head * record.group, (head + 1) * record.group)
-        queries = np.ascontiguousarray(self.queries[group].swapaxes(0, 1))  # (query, group, dim)
-        found = np.full((record.group, record.rows, budget), -1, dtype=np.int64)
+        group, index = self.record.group, self.indexes[head]
         index.reset()
         set_seed(index, self.settings.seed)  # HNSW draws levels as keys arrive
-        held = 0
-        for row, position in enumerate(record.positions.tolist()):
-            if position >= held:
-                index.add(np.ascontiguousarray(self.keys[head, held : position + 1]))
-                held = position + 1
-            first = max(0, held - record.mask.window) if record.mask.window else 0
-            found[:, row] = lookup(index, queries[row], budget, first, held)
-        return found
+        queries = self.queries[head * group : (head + 1) * group]
+        return Growing(index).search(self.keys[head], queries, self.record, budget)

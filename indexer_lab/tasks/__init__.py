@@ -7,6 +7,7 @@
 
 from indexer_lab.tasks.episode import Needle, Sample, matches
 from indexer_lab.tasks.prompts import prompts
+from indexer_lab.tasks.source_text import texts
 from indexer_lab.tasks.table import TASKS, Task
 
-__all__ = ["TASKS", "Needle", "Sample", "Task", "matches", "prompts"]
+__all__ = ["TASKS", "Needle", "Sample", "Task", "matches", "prompts", "texts"]

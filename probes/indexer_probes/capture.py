@@ -35,6 +35,8 @@ class Probe:
     records: records handed to `on_record` so far.
     """
 
+    batches = False  # a record does not say which sequence it is of
+
     def __init__(
         self,
         on_record: Callable[[LayerRecord], None],

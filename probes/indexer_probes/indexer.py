@@ -47,6 +47,24 @@ class Operands:
     finished: Tensor
     selected: Tensor
 
+    def of(self, sequence: int, units: int) -> Operands:
+        """One sequence of a batch: its last `units` units, what came before was padding.
+
+        Its units are ranked anew: among equal scores topk's choice depends on the padding.
+        """
+        pad = self.keys.shape[-1] - units
+        if len(self.queries) == 1 and not pad:
+            return self
+        finished = self.finished[sequence, None, ..., pad:]
+        most = min(self.selected.shape[-1], units)
+        return Operands(
+            self.queries[sequence, None],
+            self.keys[sequence, None, ..., pad:],
+            self.weights[sequence, None],
+            finished,
+            finished.topk(most, dim=-1).indices,
+        )
+
 
 class PostponedScores:
     """Per-head scores that an indexer asked for and that are computed only row by row.
@@ -184,7 +202,9 @@ def index_record(
         keys=_compact(operands.keys[0, 0].mT, dtype),
         weights=operands.weights[0, rows, 0].float(),
         scale=1.0,
-        native=_native(operands.selected[:, rows].long(), positions),
+        native=_native(operands.selected[:, rows].long(), positions)[
+            ..., : operands.keys.shape[-1]
+        ],
     )
     for name in ("queries", "keys", "weights"):
         if not bool(getattr(record, name).isfinite().all()):

@@ -7,8 +7,9 @@ hooks on the modules that a family listens to, and two entries in transformers' 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -37,10 +38,12 @@ class Listener(Protocol):
     """Takes a layer's call while the layer runs; `layers` says which it wants.
 
     What `take` returns, [1, query, head, value_dim], is the layer's attention output in the model's
-    own place; None leaves that to the model's rule.
+    own place; None leaves that to the model's rule. A batch comes as one call a sequence, and only
+    to a listener that `batches`.
     """
 
     layers: tuple[int, ...]
+    batches: bool
 
     def take(
         self, call: AttentionCall, layer: int, heard: dict[str, Tensor], operands: Operands | None
@@ -86,20 +89,27 @@ class Session:
                 setattr(config, _CONFIG_KEY, NAME)
             yield
 
-    def hear(self, call: AttentionCall) -> Tensor | None:
-        """Hands one attention call to the listeners of its layer, in the order they came.
+    def hear(self, calls: Sequence[AttentionCall]) -> list[Tensor | None]:
+        """Hands one attention call a sequence to its layer's listeners, in the order they came.
 
-        returns: the output that a listener put in the model's place, or None.
+        returns: for each sequence the output that a listener put in the model's place, or None.
         """
-        layer = self.layers[call.attention]
+        layer = self.layers[calls[0].attention]
         heard, watch = self._heard.pop(layer, {}), self._watched.pop(layer, None)
         listeners = [each for each in self.listeners if layer in each.layers]
+        if len(calls) > 1 and not all(each.batches for each in listeners):
+            raise ProbeError(_one_sequence(len(calls)))
         operands = watch.operands() if watch is not None and listeners else None
-        taken = [listener.take(call, layer, heard, operands) for listener in listeners]
-        answers = [answer for answer in taken if answer is not None]
-        if len(answers) > 1:
-            raise ProbeError(f"layer {layer}: two steerings are open on it; leave one first")
-        return answers[0] if answers else None
+        return [
+            _answer(
+                listeners,
+                call,
+                layer,
+                {name: output[call.sequence, None] for name, output in heard.items()},
+                None if operands is None else operands.of(call.sequence, call.length),
+            )
+            for call in calls
+        ]
 
     def _listen(self, attention: Attention, layer: int, undo: ExitStack) -> None:
         for name, module in self.family.overheard(attention).items():
@@ -182,18 +192,22 @@ def probing_attention(
     **extra: Any,
 ) -> tuple[Tensor, None]:
     """The attention function under our name: tells the session, then computes the output."""
-    if query.shape[0] != 1:
-        raise ProbeError(_one_sequence(query.shape[0]))
     if dropout:
         raise ProbeError(f"attention dropout {dropout} is on; call model.eval() before capturing")
-    family = family_of(module.config.model_type)
-    call = AttentionCall(module, query, key, value, scaling, indices, extra)
-    rule = family.mask(module)
-    if attention_mask is not None:
-        _expect_rule(call, attention_mask)
-    answers = [session.hear(call) for session in _SESSIONS if module in session.layers]
-    steered = next((answer for answer in answers if answer is not None), None)
-    return (attend(call, rule) if steered is None else steered), None
+    rule = family_of(module.config.model_type).mask(module)
+    whole = AttentionCall(module, query, key, value, scaling, indices, extra)
+    if query.shape[0] == 1:
+        calls = [whole]
+        if attention_mask is not None:
+            _expect_rule(whole, attention_mask)
+    else:
+        calls = _sequences(whole, attention_mask)
+    heard = [session.hear(calls) for session in _SESSIONS if module in session.layers]
+    outputs = []
+    for call, answers in zip(calls, zip(*heard, strict=True), strict=True):
+        steered = next((answer for answer in answers if answer is not None), None)
+        outputs.append(attend(call, rule) if steered is None else steered)
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)), None
 
 
 def probing_mask(
@@ -211,9 +225,10 @@ def probing_mask(
 ) -> Tensor | None:
     """The mask function under our name: refuses what a mask rule cannot say; mostly no mask.
 
-    returns: None, or bool [1, 1, query, key] for a family that reads its mask.
+    returns: None, or bool [1, 1, query, key] for a family that reads its mask. For one decode step
+             of a batch, bool [sequence, 1, 1, key]: which keys are not left padding.
     """
-    if batch_size != 1:
+    if batch_size != 1 and q_length != 1:
         raise ProbeError(_one_sequence(batch_size))
     if int(kv_offset) or int(q_offset) + q_length != kv_length:
         held = f"keys {int(kv_offset)} to {int(kv_offset) + kv_length - 1}"
@@ -222,6 +237,8 @@ def probing_mask(
             "needs every earlier key and no empty slot: pass use_cache=False, or a DynamicCache "
             "made without the configuration so that it drops nothing"
         )
+    if batch_size != 1:
+        return _left_padding(attention_mask, batch_size, kv_length, device)
     if attention_mask is not None and not bool(attention_mask.all()):
         raise ProbeError("attention_mask holds zeros: capture one sequence at a time, no padding")
     reads_mask = config is not None and family_of(config.model_type).reads_mask
@@ -242,6 +259,62 @@ def probing_mask(
     return mask
 
 
+def _left_padding(
+    attention_mask: Tensor | None, batch: int, keys: int, device: torch.device | str
+) -> Tensor:
+    """bool [sequence, 1, 1, key]. Raises ProbeError when a key follows a padded one's right."""
+    if attention_mask is None:
+        return torch.ones(batch, 1, 1, keys, dtype=torch.bool, device=device)
+    seen = attention_mask[:, :keys].bool()
+    if seen.shape != (batch, keys) or not bool((seen.int().diff(dim=-1) >= 0).all()):
+        raise ProbeError(
+            f"attention_mask {tuple(attention_mask.shape)} of a batch must hold zeros on the left "
+            f"alone, [{batch}, {keys}]: pad shorter sequences at their beginning"
+        )
+    return seen[:, None, None]
+
+
+def _sequences(whole: AttentionCall, mask: Tensor | None) -> list[AttentionCall]:
+    """One call a sequence, each without its padding: what it would be in a batch of its own."""
+    batch = whole.queries.shape[0]
+    if whole.rows != 1 or mask is None or tuple(mask.shape) != (batch, 1, 1, whole.length):
+        raise ProbeError(_one_sequence(batch))
+    pads = (~mask[:, 0, 0]).sum(-1).tolist()
+    return [
+        replace(
+            whole,
+            queries=whole.queries[each, None],
+            keys=_alone(whole.keys[each, None], pad),
+            values=_alone(whole.values[each, None], pad),
+            indices=None if whole.indices is None else whole.indices[each, None] - pad,
+            sequence=each,
+        )
+        for each, pad in enumerate(pads)
+    ]
+
+
+def _alone(tensor: Tensor, pad: int) -> Tensor:
+    """[1, kv_head, key, dim] without its padding, laid out as in a batch of its own: a product of
+    other strides sums in another order."""
+    cut = tensor[:, :, pad:]
+    return cut.contiguous() if tensor.is_contiguous() else cut
+
+
+def _answer(
+    listeners: list[Listener],
+    call: AttentionCall,
+    layer: int,
+    heard: dict[str, Tensor],
+    operands: Operands | None,
+) -> Tensor | None:
+    """What one of the listeners put in the place of this call's output, or None."""
+    taken = [listener.take(call, layer, heard, operands) for listener in listeners]
+    answers = [answer for answer in taken if answer is not None]
+    if len(answers) > 1:
+        raise ProbeError(f"layer {layer}: two steerings are open on it; leave one first")
+    return answers[0] if answers else None
+
+
 def _expect_rule(call: AttentionCall, attention_mask: Tensor) -> None:
     """Raises ProbeError when a mask that somebody handed over differs from the family's rule."""
     rule = family_of(call.attention.config.model_type).mask(call.attention)
@@ -258,7 +331,10 @@ def _expect_rule(call: AttentionCall, attention_mask: Tensor) -> None:
 
 
 def _one_sequence(batch: int) -> str:
-    return f"batch of {batch} sequences: a capture takes one sequence at a time"
+    return (
+        f"batch of {batch} sequences: a capture takes one sequence at a time, a steering a batch "
+        "only for one decode step, padded on the left"
+    )
 
 
 @contextmanager

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -24,13 +24,26 @@ from indexer_probes.session import Session, session_of
 Choose = Callable[[LayerRecord], Tensor]
 """Maps a live record to the support: int64 [set, query, k] over its keys, -1 pads."""
 
+Watch = Callable[[LayerRecord, Tensor | None], None]
+"""Sees a live record with the support that its queries attend to; None: to all they can see."""
+
 
 class Steering:
     """One open steering: which layers it selects in, and from which position on."""
 
-    def __init__(self, choose: Choose, session: Session, selected: tuple[int, ...], first: int):
+    batches = True
+
+    def __init__(
+        self,
+        choose: Sequence[Choose],
+        session: Session,
+        selected: tuple[int, ...],
+        first: int,
+        watch: Sequence[Watch],
+    ):
         self.layers = tuple(sorted(session.layers.values()))  # the others are made dense
         self._choose = choose
+        self._watch = watch
         self._family: Family = session.family
         self._selected = selected
         self._first = first
@@ -41,12 +54,18 @@ class Steering:
         """The layer's attention output, steered where it is to be."""
         rule = self._family.mask(call.attention)
         start = max(0, self._first - call.first)
+        watch = self._watch[call.sequence] if self._watch else None
         if layer not in self._selected or start >= call.rows:
+            if watch is not None:
+                with torch.no_grad():
+                    watch(self._record(call, layer, None, 0), None)
             return attend(replace(call, indices=None), rule)
         with torch.no_grad():
             record = self._record(call, layer, operands, start)
-            support = self._choose(record)
-        _check(support, record)
+            support = self._choose[call.sequence](record)
+            _check(support, record)
+            if watch is not None:
+                watch(record, support)
         return attend_selected(call, rule, support, start)
 
     def _record(
@@ -71,15 +90,23 @@ class Steering:
 
 @contextmanager
 def steer(
-    model: nn.Module, choose: Choose, layers: Iterable[int] | None = None, first: int = 0
+    model: nn.Module,
+    choose: Choose | Sequence[Choose],
+    layers: Iterable[int] | None = None,
+    first: int = 0,
+    watch: Sequence[Watch] = (),
 ) -> Iterator[Steering]:
     """While the body runs, the model's attention sees only what `choose` picks.
 
     choose: called once for each selected layer and forward, with the record of the queries that it
             chooses for: a whole prefill's, or a decode step's one query against the whole cache.
+            One a sequence for decode steps of a batch, which is padded on the left.
     layers: where to select; None for all. Every other layer is dense, a native indexer switched
             off: `layers=()` is the dense model.
     first:  queries before this position are dense.
+    watch:  none, or one a sequence: sees every layer's record and support, those of dense layers
+            with None and every query; dense queries before `first` in a selected layer are not
+            shown.
     Works behind a DynamicCache and beside `capture`. On leaving, the model is as it was.
     Raises ProbeError as `capture` does, and for a support that cannot belong to the record.
     """
@@ -88,7 +115,8 @@ def steer(
     session = session_of(model)
     named = None if layers is None else tuple(layers)
     selected = () if named == () else wanted_layers(named, session)
-    steering = Steering(choose, session, selected, first)
+    choosers = [choose] if callable(choose) else choose
+    steering = Steering(choosers, session, selected, first, watch)
     session.join(steering)
     try:
         yield steering

@@ -1,11 +1,15 @@
 """Small score tables, made by rule, for every figure test."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 BASELINES = ("exact", "random", "sink_recent")
 
@@ -62,3 +66,50 @@ def make_scores() -> Callable[..., pd.DataFrame]:
 def scores(make_scores: Callable[..., pd.DataFrame]) -> pd.DataFrame:
     """Two selectors and the baselines, three layers, two heads, two budgets."""
     return make_scores(("lightning", "lightning:precision=fp8"), heads=2)
+
+
+@pytest.fixture(scope="session")
+def check_texts() -> Callable[[Figure], None]:
+    """A function that fails where a text leaves the canvas or runs into another."""
+
+    def check(figure: Figure) -> None:
+        figure.canvas.draw()
+        boxes = _text_boxes(figure)
+        assert len(boxes) > 5
+        width, height = figure.get_size_inches() * figure.dpi
+        for text, box in boxes:
+            inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
+            assert inside, f"{text!r} leaves the canvas"
+        for (one, a), (other, b) in itertools.combinations(boxes, 2):
+            wide = min(a.x1, b.x1) - max(a.x0, b.x0)
+            tall = min(a.y1, b.y1) - max(a.y0, b.y0)
+            assert wide <= 2 or tall <= 2, f"{one!r} runs into {other!r}"
+
+    return check
+
+
+def _text_boxes(figure: Figure) -> list[tuple[str, object]]:
+    texts = list(figure.texts)
+    for legend in figure.legends:
+        texts += legend.get_texts()
+    for ax in figure.axes:
+        if ax.get_visible():
+            texts += _axes_texts(ax)
+            for child in ax.child_axes:
+                texts += _axes_texts(child)
+    renderer = figure.canvas.get_renderer()
+    shown = [text for text in texts if text.get_visible() and text.get_text().strip()]
+    return [(text.get_text(), text.get_window_extent(renderer)) for text in shown]
+
+
+def _axes_texts(ax: Axes) -> list[Text]:
+    texts = [*ax.texts, ax.title, *(text for text in ax.get_children() if isinstance(text, Text))]
+    for axis in (ax.xaxis, ax.yaxis):
+        if not axis.get_visible():
+            continue
+        low, high = sorted(axis.get_view_interval())
+        texts.append(axis.label)
+        for tick in axis.get_major_ticks():
+            if low <= tick.get_loc() <= high:
+                texts += [tick.label1, tick.label2]
+    return list(dict.fromkeys(texts))

@@ -1,7 +1,6 @@
 """Properties that every figure keeps: files, numbers, text inside the canvas, same bytes."""
 
 import hashlib
-import itertools
 import json
 import re
 import subprocess
@@ -13,14 +12,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from indexer_figures import FIGURES, render, selector_looks
+from indexer_figures import FIGURES, render, selector_looks, source_of
 from indexer_figures.render import _picture
 
-EVERY = pytest.mark.parametrize("name", list(FIGURES))
+OF_SCORES = [name for name in FIGURES if source_of(name) == "scores"]
+EVERY = pytest.mark.parametrize("name", OF_SCORES)
 PROVENANCE = {"command": "indexer-lab figures", "seed": 7, "digest": Path("a/b")}
 MANY = (
     "faiss:HNSW32:efSearch=128",
@@ -187,21 +186,14 @@ def test_trivial_rows_change_no_number(name: str, scores: pd.DataFrame) -> None:
 @pytest.mark.parametrize("shape", list(SHAPES))
 @EVERY
 def test_text_fits_and_never_overlaps(
-    name: str, shape: str, make_scores: Callable[..., pd.DataFrame]
+    name: str,
+    shape: str,
+    make_scores: Callable[..., pd.DataFrame],
+    check_texts: Callable[[Figure], None],
 ) -> None:
     kind = FIGURES[name]
     figure = kind.draw(kind.table(make_scores(**SHAPES[shape])))
-    figure.canvas.draw()
-    boxes = _text_boxes(figure)
-    assert len(boxes) > 5
-    width, height = figure.get_size_inches() * figure.dpi
-    for text, box in boxes:
-        inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
-        assert inside, f"{text!r} leaves the canvas"
-    for (one, a), (other, b) in itertools.combinations(boxes, 2):
-        wide = min(a.x1, b.x1) - max(a.x0, b.x0)
-        tall = min(a.y1, b.y1) - max(a.y0, b.y0)
-        assert wide <= 2 or tall <= 2, f"{one!r} runs into {other!r}"
+    check_texts(figure)
 
 
 @EVERY
@@ -284,36 +276,9 @@ def test_drawing_leaves_settings_and_pyplot_alone(scores: pd.DataFrame) -> None:
     from matplotlib import pyplot
 
     before = mpl.rcParams.copy()
-    for kind in FIGURES.values():
+    for kind in map(FIGURES.get, OF_SCORES):
         kind.draw(kind.table(scores))
     # Asking pyplot for anything settles an undecided backend: that one is not ours to judge.
     changed = {key for key in before if mpl.rcParams[key] != before[key]} - {"backend"}
     assert changed == set()
     assert pyplot.get_fignums() == []
-
-
-def _text_boxes(figure: Figure) -> list[tuple[str, object]]:
-    texts = list(figure.texts)
-    for legend in figure.legends:
-        texts += legend.get_texts()
-    for ax in figure.axes:
-        if ax.get_visible():
-            texts += _axes_texts(ax)
-            for child in ax.child_axes:
-                texts += _axes_texts(child)
-    renderer = figure.canvas.get_renderer()
-    shown = [text for text in texts if text.get_visible() and text.get_text().strip()]
-    return [(text.get_text(), text.get_window_extent(renderer)) for text in shown]
-
-
-def _axes_texts(ax: Axes) -> list[Text]:
-    texts = [*ax.texts, ax.title, *(text for text in ax.get_children() if isinstance(text, Text))]
-    for axis in (ax.xaxis, ax.yaxis):
-        if not axis.get_visible():
-            continue
-        low, high = sorted(axis.get_view_interval())
-        texts.append(axis.label)
-        for tick in axis.get_major_ticks():
-            if low <= tick.get_loc() <= high:
-                texts += [tick.label1, tick.label2]
-    return list(dict.fromkeys(texts))

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from indexer_figures import FIGURES, Choice, summarise
+from indexer_figures import FIGURES, Choice, source_of, summarise
 
 
 def row(selector: str = "a", **values: object) -> dict[str, object]:
@@ -174,7 +174,8 @@ def test_readings_say_the_numbers() -> None:
     rows = frame(
         row(recall=0.25), row(layer=3, recall=0.75, entropy=2.0), row("random", recall=0.125)
     )
-    said = {name: kind.reading(kind.table(rows)) for name, kind in FIGURES.items()}
+    of_scores = [name for name in FIGURES if source_of(name) == "scores"]
+    said = {name: FIGURES[name].reading(FIGURES[name].table(rows)) for name in of_scores}
     assert said["recall_by_layer"] == (
         "a finds 50.0 % of the exact keys at 4 keys, median over 2 rows (random: 12.5 %); "
         "worst layer 0 (25.0 %)."

@@ -12,6 +12,7 @@ from indexer_lab.scoring import SCHEMA as SCORES
 from indexer_lab.store import quality, scores
 from indexer_lab.store.capture import SampleInfo
 from indexer_lab.store.quality import SCHEMA as QUALITY
+from indexer_lab.store.quality import SPEED, Sheets
 
 
 def run(*words):
@@ -47,7 +48,7 @@ def folders(tmp_path):
             outcome = {"selector": selector, "budget": 4, "agreement": mass, "kl": 1 - mass}
             outcomes.append({**whole, **outcome})
         kept.save(info, 0, table(rows, SCORES))
-        ran.save(info, table(outcomes, QUALITY))
+        ran.save(info, Sheets(table(outcomes, QUALITY), table([], SPEED), None))
     return tmp_path
 
 

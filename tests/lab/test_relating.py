@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from indexer_lab.errors import InputError
-from indexer_lab.relating import join, predictors, relations, thresholds
+from indexer_lab.relating import join, predictors, relations, swap_effects, thresholds
 
 SELECTORS = {"exact": 1.0, "dial:0.9": 0.9, "dial:0.6": 0.6, "dial:0.3": 0.3, "random": 0.05}
 SAMPLES, LAYERS = 24, 2
@@ -35,11 +35,11 @@ def tables(effect=1.0, seed=0):
                 nothing = {"recall": 1.0, "mass": 1.0, "output_error": 0.0}
                 scores.append({**facts, "trivial": True, **nothing})
                 kl = (1 + 3 * layer) * (1 - masses[layer])
-                quality.append({**base, **own, "agreement": 1.0, "kl": kl})
+                quality.append({**base, **own, "agreement": 1.0, "kl": kl, "delta_nll": -kl})
             kept = 1 - effect * (1 - masses.mean()) + 0.03 * draw.normal()
             whole = {"selector": selector, "budget": 8, "layer": -1}
             quality.append({**base, **whole, "agreement": kept, "kl": 1 - kept})
-    return pd.DataFrame(scores), pd.DataFrame(quality)
+    return pd.DataFrame(scores), pd.DataFrame(quality).assign(score=np.nan)
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +125,29 @@ def test_tables_that_do_not_meet_are_refused():
         join(scores, quality, "per_head", "decode")
     with pytest.raises(InputError, match="in both tables"):
         join(scores.assign(budget=9), quality, "per_head", "replay")
+
+
+def test_swap_effects_by_hand_whichever_mode_measured_them():
+    own = {"sample": "a", "selector": "exact", "budget": 4}
+    dense = {"sample": "a", "selector": "dense", "budget": 0, "layer": -1}
+    rows = [
+        {**dense, "mode": "replay", "kl": 0.0, "delta_nll": 0.0},
+        {**own, "mode": "replay", "layer": 2, "kl": 0.5, "delta_nll": -0.25},
+        {**own, "mode": "replay", "layer": -1, "kl": 9.0, "delta_nll": 9.0},
+        {**dense, "mode": "decode", "score": 1.0},
+        {**own, "mode": "decode", "layer": 2, "score": 0.0},
+        {**own, "mode": "decode", "layer": 3, "score": 1.0},
+    ]
+    found = swap_effects(pd.DataFrame(rows)).set_index("layer")
+    assert found.loc[2, ["swap_kl", "swap_delta_nll", "swap_score"]].tolist() == [0.5, -0.25, -1]
+    assert found["swap_kl"].isna().tolist() == [False, True]
+    assert found.loc[3, "swap_score"] == 0
+
+
+def test_a_sample_without_an_answer_is_counted_and_left_out():
+    scores, quality = tables()
+    quality.loc[quality["sample"] == "s5", "agreement"] = np.nan
+    joined = join(scores, quality, "per_head", "replay")
+    assert joined.notes["rows without an answer"] == len(SELECTORS)
+    assert joined.notes["prompts"] == SAMPLES - 1
+    assert predictors(joined, DRAWS)["r2"].notna().all()

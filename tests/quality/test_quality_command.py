@@ -11,11 +11,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from indexer_lab.capturing import Encoded
 from indexer_lab.cli import main
-from indexer_lab.quality.forward import generate
-from indexer_lab.quality.running import Subject
-from indexer_lab.quality.trial import DENSE, Trial
+from indexer_lab.quality.forward import Clock, generate, prefill
+from indexer_lab.quality.running import measure
+from indexer_lab.quality.subject import Subject
+from indexer_lab.quality.trial import DENSE, Protocol
 from indexer_lab.store.capture import SampleInfo
 from indexer_lab.store.quality import SCHEMA, Quality, open_quality
+from indexer_probes.steering import steer
 
 LENGTHS = (30, 44)
 TOKENS = 5
@@ -70,7 +72,9 @@ def whole(words, tmp_path_factory):
 
 
 def digests(folder):
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*.parquet")}
+    """Of what must not change: not of the speeds."""
+    paths = [path for kind in ("parts", "entropy") for path in (folder / kind).glob("*.parquet")]
+    return {f"{p.parent.name}/{p.name}": hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
 
 
 def test_the_rows_are_those_that_were_asked_for(whole):
@@ -108,18 +112,41 @@ def test_a_swap_of_one_layer_is_another_trial_than_all_layers(whole):
         assert dear[sample, 1] != pytest.approx(dear[sample, -1])
 
 
+def test_entropy_rows_are_every_query_that_was_kept(whole):
+    frame = open_quality(whole).entropy()
+    keys = ["sample", "mode", "selector", "budget", "layer", "head", "position"]
+    assert not frame.duplicated(keys).any()
+    dense = frame[(frame["mode"] == "prefill")]
+    assert (
+        len(dense) == sum(LENGTHS[n] - 1 for n in (0, 1)) * 2 * 4
+    )  # all of last:64, layers, heads
+    assert set(dense["phase"]) == {"prefill"}
+    assert dense["selected_entropy"].isna().all()
+    steps = frame[(frame["mode"] == "decode") & (frame["selector"] == "exact")]
+    made = open_quality(whole).frame()
+    made = made[(made["mode"] == "decode") & (made["selector"] == "exact") & (made["layer"] == -1)]
+    assert len(steps) == made["tokens"].sum() * 2 * 4
+    assert set(steps["phase"]) == {"decode"}
+    chosen = frame[(frame["selector"] == "random") & (frame["budget"] == 4)]
+    assert (chosen["selected_effective_support"] <= 4.001).all()
+    assert (chosen["mass"] <= 1.0001).all()
+    assert set(chosen[chosen["mode"] == "prefill+decode"]["phase"]) == {"prefill", "decode"}
+    every = frame[frame["budget"] == EVERY_KEY]
+    np.testing.assert_allclose(every["selected_entropy"], every["entropy"], atol=1e-4)
+
+
 def test_stopped_and_resumed_gives_the_same_bytes(words, whole, tmp_path, monkeypatch):
     real, saved = Quality.save, []
 
-    def stop_at_second(self, sample, table):
+    def stop_at_second(self, sample, sheets):
         saved.append(sample.id)
         if len(saved) == 2:
             raise KeyboardInterrupt
-        real(self, sample, table)
+        real(self, sample, sheets)
 
     monkeypatch.setattr(Quality, "save", stop_at_second)
     assert run(*words, "-o", tmp_path / "q").exit_code == 130
-    assert list(digests(tmp_path / "q")) == ["p0.parquet"]
+    assert list(digests(tmp_path / "q")) == ["parts/p0.parquet", "entropy/p0.parquet"]
     assert run(*words, "-o", tmp_path / "q", "--resume").exit_code == 0
     assert saved == ["p0", "p1", "p1"]
     assert digests(tmp_path / "q") == digests(whole)
@@ -133,6 +160,8 @@ def test_stopped_and_resumed_gives_the_same_bytes(words, whole, tmp_path, monkey
     [
         (["--mode", "repaly"], "did you mean 'replay'"),
         (["--tokens", "0"], "--tokens 0: expected 1 or more"),
+        (["--batch", "0"], "--batch 0: expected 1 or more"),
+        (["--entropy", "first:3"], "--entropy 'first:3': expected last:N"),
         (["--tokens", "21"], "has 44 tokens, and the model takes 64: no room for --tokens 21"),
         (["--budget", "900"], "--budget 900 is over"),
         (["--selector", "dail:precision=1"], "did you mean 'dial'"),
@@ -155,17 +184,27 @@ class Letters:
         return "".join(chr(60 + token) for token in ids)
 
 
+def outcome(model, tokenizer, ids, answer, budget):
+    """The score of the dense and the exact run in decode mode."""
+    subject = Subject(model, tokenizer, Encoded(ids, SampleInfo("a", "noise", len(ids), answer)))
+    measure([subject], Protocol(("decode",), (), (budget,), (), 6))
+    rows = {row["selector"]: row["score"] for row in subject.rows}
+    return rows[DENSE], rows["exact"]
+
+
 def test_decode_is_transformers_own_greedy_decoding_and_is_scored_on_the_answer():
     model = small_model()
     ids = torch.randint(3, 60, (20,), generator=torch.Generator().manual_seed(2))
     truth = model.generate(ids[None], max_new_tokens=6, do_sample=False, eos_token_id=None)
     truth = truth[0, 20:].tolist()
-    assert generate(model, ids, 6, lambda made: False) == truth
+    clock = Clock(model.device)
+    with steer(model, [], layers=()):
+        made = generate(
+            model, [prefill(model, ids)], [int(ids[-1])], 6, [lambda made: False], clock
+        )
+    assert made == [truth]
+    assert clock.seconds > 0
+    model.generation_config.eos_token_id = None
     for answer, score in ((Letters().decode(truth, True).strip(), 1.0), ("wrong", 0.0)):
-        prompt = Encoded(ids, SampleInfo("a", "noise", 20, answer))
-        subject = Subject(model, Letters(), prompt, 6)
-        model.generation_config.eos_token_id = None
-        assert subject.measure(Trial("decode", DENSE, 0))["score"] == score
-        assert subject.measure(Trial("decode", "exact", 26))["score"] == score
-    silent = Subject(model, None, Encoded(ids, SampleInfo("a", "noise", 20, "x")), 6)
-    assert np.isnan(silent.measure(Trial("decode", DENSE, 0))["score"])
+        assert outcome(model, Letters(), ids, answer, 26) == (score, score)
+    assert np.isnan(outcome(model, None, ids, "x", 26)).all()

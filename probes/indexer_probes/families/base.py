@@ -26,6 +26,7 @@ class AttentionCall:
     scale:     factor on q.k
     indices:   int [1, query, k], the native selection; None for a dense layer.
     extra:     what else the model handed over, for its own eager function.
+    sequence:  which sequence of the model's batch this is.
     """
 
     attention: Attention
@@ -35,6 +36,7 @@ class AttentionCall:
     scale: float
     indices: Tensor | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    sequence: int = 0
 
     @property
     def length(self) -> int:
