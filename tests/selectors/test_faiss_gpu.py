@@ -44,12 +44,12 @@ def shared(one, other):
 def test_a_gpu_index_picks_what_the_cpu_index_picks(spelling, least):
     on_gpu = f"{spelling},device=gpu" if ":nprobe" in spelling else f"{spelling}:device=gpu"
     given = record()
-    cpu = selector(spelling).fit(given).top(64).positions
-    gpu = selector(on_gpu).fit(given).top(64).positions
+    cpu = selector(spelling).fit(given).top(64)
+    gpu = selector(on_gpu).fit(given).top(64)
     assert shared(cpu, gpu) >= least
 
 
 def test_flat_on_a_gpu_is_exact():
     given = record()
-    exact = selector("exact").fit(given).top(64).positions
-    assert shared(exact, selector("faiss:Flat:device=gpu").fit(given).top(64).positions) >= 0.999
+    exact = selector("exact").fit(given).top(64)
+    assert shared(exact, selector("faiss:Flat:device=gpu").fit(given).top(64)) >= 0.999
