@@ -56,19 +56,9 @@ def tile_logits(
     Every kernel calls this one, so that two passes over the same operands with the same tile shape
     give the same bits. head_chunk holds the queries' first `chunk` features, often all of them.
     """
-    if chunk >= dim:
-        key_chunk = load_keys(keys, col, key_stride, count, 0, dim, chunk)
-        acc = tl.dot(head_chunk, key_chunk, input_precision="ieee")
-    else:
-        # a real loop, not an unrolled one: its few stages of both operands fit shared memory
-        acc = tl.full([head_chunk.shape[0], col.shape[0]], 0.0, tl.float32)
-        for start in range(0, dim, chunk):
-            acc = tl.dot(
-                load_queries(queries, row, row_seen, start, dim, chunk),
-                load_keys(keys, col, key_stride, count, start, dim, chunk),
-                acc,
-                input_precision="ieee",
-            )
+    acc = products(
+        head_chunk, head_chunk, queries, row, row_seen, keys, col, key_stride, count, dim, chunk, 0
+    )
     return hide(acc * scale, pos, col, count, window, causal)
 
 
@@ -94,6 +84,7 @@ def products(
                 input_precision="ieee",
             )  # fmt: skip
     else:
+        # a real loop, not an unrolled one: its few stages of both operands fit shared memory
         acc = tl.full([head_chunk.shape[0], col.shape[0]], 0.0, tl.float32)
         for start in range(0, dim, chunk):
             acc = tl.dot(
