@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import torch
 
 from indexer_lab import __version__
+from indexer_lab.capture_size import Kept, part_bytes, shared_bytes
 from indexer_lab.errors import InputError, OutOfRoom
 from indexer_lab.positions import Positions, parse_layers
 from indexer_lab.prompts import Prompt
 from indexer_lab.store.capture import Capture, SampleInfo, create
-from indexer_lab.store.files import digest, free_bytes
-from indexer_probes.capture import capture
+from indexer_lab.store.files import digest, folder_bytes, free_bytes
+from indexer_probes.capture import Probe, capture
 from indexer_probes.records import LayerRecord
 
 
@@ -154,20 +156,65 @@ def run(
 
     Raises InputError for a folder of another run, OutOfRoom when the disk cannot hold the capture.
     """
-    taken = create(output, facts, [prompt.info for prompt in encoded], resume, force)
+    taken = begin(model, encoded, plan, facts, output, resume, force)
     for prompt in encoded:
         if absent := taken.missing(prompt.info):
-            _sample(model, prompt, plan, taken, absent)
+            with torch.inference_mode(), listening(model, prompt, plan, taken, absent):
+                ids = prompt.ids[None].to(model.device)
+                model(input_ids=ids, use_cache=False, logits_to_keep=1)
         done(prompt.info.id)
     return taken
 
 
-def _sample(model: Any, prompt: Encoded, plan: Plan, taken: Capture, layers: list[int]) -> None:
+def begin(
+    model: Any,
+    encoded: list[Encoded],
+    plan: Plan,
+    facts: dict[str, Any],
+    output: Path,
+    resume: bool,
+    force: bool,
+    beside: int = 0,
+) -> Capture:
+    """The capture folder of this run, once the disk is known to hold what is still to be written.
+
+    beside: bytes that the run needs on the same disk for itself.
+    """
+    standing = Capture(output, {"layers": plan.layers}, [])
+    needed = beside + _bytes_missing(standing, model, encoded, plan, force)
+    free = free_bytes(output) + (folder_bytes(output) if force else 0)
+    if needed > free:
+        raise OutOfRoom(
+            f"this capture needs {needed / 1e6:.0f} MB more and {output} has {free / 1e6:.0f} MB "
+            "free: free some room, or keep fewer --positions or --layers"
+        )
+    return create(output, facts, [prompt.info for prompt in encoded], resume, force)
+
+
+def _bytes_missing(
+    standing: Capture, model: Any, encoded: list[Encoded], plan: Plan, force: bool
+) -> int:
+    """Bytes of all parts that are not on disk yet."""
+    kept = Kept(model.dtype.itemsize, plan.values, plan.witnesses)
+    total = 0
+    for prompt in encoded:
+        length = len(prompt.ids)
+        part = part_bytes(model.config, kept, length, len(plan.positions.rows(length)))
+        total += part * len(plan.layers if force else standing.missing(prompt.info))
+    absent = [layer for layer in plan.layers if force or not standing.shared(layer).exists()]
+    return total + len(absent) * shared_bytes(model.config, kept)
+
+
+def listening(
+    model: Any, prompt: Encoded, plan: Plan, taken: Capture, layers: list[int]
+) -> AbstractContextManager[Probe]:
+    """While open, what the model computes of this prompt's `layers` is written into the capture."""
+
     def keep(record: LayerRecord) -> None:
         _room_for(taken.path, record)
         taken.save(prompt.info, record)
 
-    kept = capture(
+    return capture(
         model,
         keep,
         layers=layers,
@@ -175,9 +222,6 @@ def _sample(model: Any, prompt: Encoded, plan: Plan, taken: Capture, layers: lis
         values=plan.values,
         witnesses=plan.witnesses,
     )
-    with torch.inference_mode(), kept:
-        ids = prompt.ids[None].to(model.device)
-        model(input_ids=ids, use_cache=False, logits_to_keep=1)
 
 
 def _room_for(folder: Path, record: LayerRecord) -> None:
