@@ -185,7 +185,7 @@ def begin(
     free = free_bytes(output) + (folder_bytes(output) if force else 0)
     if needed > free:
         raise OutOfRoom(
-            f"this capture needs {needed / 1e6:.0f} MB more and {output} has {free / 1e6:.0f} MB "
+            f"this capture needs {needed / 1e6:.1f} MB more and {output} has {free / 1e6:.1f} MB "
             "free: free some room, or keep fewer --positions or --layers"
         )
     return create(output, facts, [prompt.info for prompt in encoded], resume, force)

@@ -62,8 +62,10 @@ def run_streamed(
     return taken
 
 
-def layers_ahead(encoded: list[Encoded], plan: Plan, output: Path) -> int:
-    """How many layers a run still has to pass."""
+def layers_ahead(encoded: list[Encoded], plan: Plan, output: Path | None) -> int:
+    """How many layers a run still has to pass; output: None when it begins anew."""
+    if output is None:
+        return plan.layers[-1] + 1
     standing, states = Capture(output, {"layers": plan.layers}, []), States(output / "states")
     walkers = [
         _walker(prompt, standing, states) for prompt in encoded if standing.missing(prompt.info)

@@ -23,6 +23,7 @@ from indexer_lab.cli import options
     "--witnesses", type=int, default=4, show_default=True, help="Rows kept as proof for validate."
 )
 @options.loading
+@options.spreading
 @options.config
 @options.seed
 @options.output("the capture")
@@ -34,6 +35,8 @@ def command(**given: Any) -> None:
     \b
     indexer-lab capture --model needle-dsa --task multi_key --length 2048 -o capture/
     indexer-lab capture --model meta-llama/Llama-3.1-8B --prompts prompts.jsonl -o capture/
+    indexer-lab capture --model DeepSeek-V3.2-Exp/ --stream-layers --device cuda \\
+        --prompts prompts.jsonl -o capture/
     """
     from indexer_lab.cli.steps import capture_step
 

@@ -73,6 +73,17 @@ def loading(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def spreading(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How a model gets in that is larger than one device."""
+    return _all(
+        click.option(
+            "--stream-layers",
+            is_flag=True,
+            help="Read the checkpoint layer by layer, FP8 blocks too; one layer is in memory.",
+        ),
+    )(command)
+
+
 def output(what: str) -> Decorator:
     return click.option(
         "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"Folder for {what}."

@@ -35,6 +35,7 @@ def capture_step(
     device: str = "cpu",
     dtype: str = "auto",
     trust_remote_code: bool = False,
+    stream_layers: bool = False,
     seed: int = 0,
     resume: bool = False,
     force: bool = False,
@@ -45,11 +46,17 @@ def capture_step(
     rule = parse(positions, seed)
     loaded = load_step(
         model, revision, prompts, tasks, length, samples, limit, layers, device, dtype,
-        trust_remote_code, seed,
+        trust_remote_code, seed, stream_layers=stream_layers,
     )  # fmt: skip
     encoded = loaded.encoded
     plan = capturing.Plan(loaded.layers, rule, positions, values, witnesses)
     facts = capturing.manifest(loaded.model, model, revision, encoded, plan, seed)
+    if stream_layers:
+        from indexer_lab.cli.streamed_step import streamed_step
+
+        return streamed_step(
+            loaded.model, encoded, plan, facts, output, resume, force, quiet or as_json
+        )
     with progress("capture", len(encoded), quiet) as advance:
         return capturing.run(loaded.model, encoded, plan, facts, output, resume, force, advance)
 
@@ -81,12 +88,14 @@ def load_step(
     trust_remote_code: bool,
     seed: int,
     room: int = 0,
+    stream_layers: bool = False,
 ) -> Loaded:
     """The model, its tokenizer where one is needed, the prompts in token ids, and the layers that
     a text like 0,3,10-20 names (None: all).
 
     room: tokens that the model must have left after a built-in prompt, which is made shorter for
           it.
+    stream_layers: the model's weights stay on disk; it is found without a download.
     """
     if (prompts is None) == (not tasks):
         raise InputError("give either --prompts FILE or --task NAME: what should the model read?")
@@ -97,7 +106,7 @@ def load_step(
     from indexer_probes.loading import load_model, load_tokenizer
 
     torch.manual_seed(seed)
-    place, config = _find(model, revision, trust_remote_code)
+    place, config = _find(model, revision, trust_remote_code, stream_layers)
     chosen, limits = capturing.layers_of(config, layers), capturing.limits_of(config)
     tokenizer = None
     if asked is None or any(prompt.text is not None for prompt in asked):
@@ -107,19 +116,34 @@ def load_step(
         fitting = min(length, most - room) if room and most is not None else length
         asked = built_in(tasks, tokenizer, fitting, samples, seed)[:limit]
     encoded = capturing.encode(asked, tokenizer, limits)
-    loaded = load_model(place, revision, dtype, device, trust_remote_code)
-    return Loaded(loaded, tokenizer, encoded, chosen)
+    opened: Any
+    if stream_layers:
+        from indexer_probes.streaming.model import open_model
+
+        opened = open_model(place, revision, dtype, device, trust_remote_code)
+    else:
+        opened = load_model(place, revision, dtype, device, trust_remote_code)
+    return Loaded(opened, tokenizer, encoded, chosen)
 
 
-def _find(model: str, revision: str | None, trust_remote_code: bool) -> tuple[str, Any]:
+def _find(
+    model: str, revision: str | None, trust_remote_code: bool, on_disk: bool = False
+) -> tuple[str, Any]:
     """Where a model is and its configuration, read before any weight so that a wrong name, family
-    or layer costs nothing. Raises ProbeError, or InputError when a shipped name was misspelled."""
+    or layer costs nothing. Raises ProbeError, or InputError when a shipped name was misspelled.
+
+    on_disk: no hub is asked; the place of a hub model is its folder in the cache.
+    """
     from indexer_lab.reference import names, resolve
     from indexer_probes.errors import ProbeError
     from indexer_probes.loading import load_config
 
     place = resolve(model)
     try:
+        if on_disk:
+            from indexer_probes.streaming.checkpoint import checkpoint_folder
+
+            place = str(checkpoint_folder(place, revision))
         return place, load_config(place, revision, trust_remote_code)
     except ProbeError as error:
         close = difflib.get_close_matches(model, names(), n=1)

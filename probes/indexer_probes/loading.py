@@ -88,6 +88,7 @@ def load_model(
     """
     kind, place = dtype_of(dtype), device_of(device)
     config = load_config(name, revision, trust_remote_code)
+    _refuse_fp8(name, config)
     offline = _locate(name)
     try:
         with quiet():
@@ -174,6 +175,22 @@ def _explain(what: str, error: Exception, offline: bool) -> ProbeError:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     kept = lines[:2] if lines[0].rstrip().endswith(":") else lines[:1]
     return ProbeError(f"{what}: {' '.join(line.strip() for line in kept)}")
+
+
+def quantisation_of(config: PretrainedConfig) -> dict[str, Any] | None:
+    """The configuration's `quantization_config` as a table, None when the weights are plain."""
+    stated = getattr(config, "quantization_config", None)
+    return stated if stated is None or isinstance(stated, dict) else stated.to_dict()
+
+
+def _refuse_fp8(name: str, config: PretrainedConfig) -> None:
+    """Raises ProbeError for FP8 in blocks: transformers' own dequantisation cuts a matrix into
+    equal parts, which for one that ends in a partial block gives other weights or none."""
+    if (quantisation_of(config) or {}).get("quant_method") == "fp8":
+        raise ProbeError(
+            f"the weights of {name!r} are stored in FP8 blocks, which only `capture "
+            "--stream-layers` reads; use that, or a bfloat16 copy of the weights"
+        )
 
 
 def refuse_incomplete(

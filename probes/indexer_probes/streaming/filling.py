@@ -1,4 +1,4 @@
-"""Puts the bytes of a part into the model: moved to its device, scaled, fused as the model wants."""
+"""Puts the bytes of a part into the model: on its device, scaled, fused as it wants them."""
 
 from __future__ import annotations
 

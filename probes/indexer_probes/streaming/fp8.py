@@ -40,19 +40,18 @@ def dequantise(weight: Tensor, scale: Tensor, block: tuple[int, int], dtype: tor
     return wide[:rows, :columns].to(dtype)
 
 
-def block_of(quantisation: Any) -> tuple[int, int]:
+def block_of(quantisation: Mapping[str, Any]) -> tuple[int, int]:
     """The block that a `quantization_config` names.
 
     Raises ProbeError for a method other than FP8 in blocks.
     """
-    facts = quantisation if isinstance(quantisation, dict) else vars(quantisation)
-    method = str(getattr(facts.get("quant_method"), "value", facts.get("quant_method")))
+    method = quantisation.get("quant_method")
     if method != "fp8":
         raise ProbeError(
             f"the checkpoint is quantised by {method!r}; streaming reads 'fp8' in blocks and "
             "unquantised weights"
         )
-    block = facts.get("weight_block_size")
+    block = quantisation.get("weight_block_size")
     if block is None:
         return BLOCK
     pair = isinstance(block, list | tuple) and len(block) == 2

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from indexer_probes.errors import ProbeError
-from indexer_probes.loading import refuse_incomplete, refuse_unplaced
+from indexer_probes.loading import quantisation_of, refuse_incomplete, refuse_unplaced
 from indexer_probes.streaming.checkpoint import Checkpoint
 from indexer_probes.streaming.fp8 import block_of, scales_of
 from indexer_probes.streaming.headers import Entry, plain
@@ -46,7 +46,7 @@ def parts_of(checkpoint: Checkpoint, frame: Skeleton) -> Parts:
     storage, so that every name, shape and fusion is proven while nothing has been read.
     Raises ProbeError when weights and config.json do not belong together.
     """
-    quantisation = getattr(frame.model.config, "quantization_config", None)
+    quantisation = quantisation_of(frame.model.config)
     block = None if quantisation is None else block_of(quantisation)
     scales = scales_of(checkpoint.entries, block)
     used = {scale.name for scale in scales.values()}

@@ -29,7 +29,7 @@ from indexer_probes.session import attention_layers
 
 EMBEDDING, TRUNK = "embedding", "trunk"
 Part = int | str
-"""A decoder layer by its number, EMBEDDING, or TRUNK: what else the decoder needs for all layers."""
+"""A decoder layer by its number, EMBEDDING, or TRUNK: what else a decoder needs at every layer."""
 
 
 @dataclass(frozen=True)
