@@ -19,6 +19,7 @@ from indexer_lab.store.capture import Capture, SampleInfo, create
 from indexer_lab.store.files import digest, folder_bytes, free_bytes
 from indexer_probes.capture import Probe, capture
 from indexer_probes.records import LayerRecord
+from indexer_probes.spreading import input_device
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ def manifest(
     import transformers
 
     config = model.config.to_dict()
+    config.pop("distributed_config", None)  # how it was spread; `tensor_parallel` says how far
+    parts = getattr(model, "_tp_size", None) or 1
     return {
         "indexer_lab": __version__,
         "torch": str(torch.__version__),
@@ -131,7 +134,7 @@ def manifest(
         "model_type": model.config.model_type,
         "config_digest": digest(config),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "device": model.device.type,
+        "device": input_device(model).type,
         "layers": plan.layers,
         "positions": plan.positions_rule,
         "values": plan.values,
@@ -139,6 +142,7 @@ def manifest(
         "seed": seed,
         "prompts_digest": digest([[p.info.id, p.ids.tolist()] for p in encoded]),
         "samples": len(encoded),
+        **({"tensor_parallel": parts} if parts > 1 else {}),  # sums in another order
     }
 
 
@@ -160,7 +164,7 @@ def run(
     for prompt in encoded:
         if absent := taken.missing(prompt.info):
             with torch.inference_mode(), listening(model, prompt, plan, taken, absent):
-                ids = prompt.ids[None].to(model.device)
+                ids = prompt.ids[None].to(input_device(model))
                 model(input_ids=ids, use_cache=False, logits_to_keep=1)
         done(prompt.info.id)
     return taken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -41,6 +42,8 @@ def command(**given: Any) -> None:
     from indexer_lab.cli.steps import capture_step
 
     taken = capture_step(**given)
+    if os.environ.get("RANK", "0") != "0":  # process 0 speaks for all that torchrun started
+        return
     if given["as_json"]:
         import json
 

@@ -81,6 +81,15 @@ def spreading(command: Callable[..., Any]) -> Callable[..., Any]:
             is_flag=True,
             help="Read the checkpoint layer by layer, FP8 blocks too; one layer is in memory.",
         ),
+        click.option(
+            "--device-map",
+            help="Layers on several devices: auto, balanced, sequential, or JSON; not --device.",
+        ),
+        click.option(
+            "--tensor-parallel",
+            is_flag=True,
+            help="Heads and experts over the processes that torchrun started.",
+        ),
     )(command)
 
 

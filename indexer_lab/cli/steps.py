@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from indexer_lab import capturing
+from indexer_lab.cli.spread import WHOLE, Spread
 from indexer_lab.errors import InputError, unknown_name
 from indexer_lab.positions import parse
 from indexer_lab.progress import progress
@@ -36,6 +37,8 @@ def capture_step(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     stream_layers: bool = False,
+    device_map: str | None = None,
+    tensor_parallel: bool = False,
     seed: int = 0,
     resume: bool = False,
     force: bool = False,
@@ -44,9 +47,10 @@ def capture_step(
 ) -> Capture:
     """Loads the model, encodes the prompts and captures every sample; see `capture --help`."""
     rule = parse(positions, seed)
+    spread = Spread(stream_layers, device_map, tensor_parallel)
     loaded = load_step(
         model, revision, prompts, tasks, length, samples, limit, layers, device, dtype,
-        trust_remote_code, seed, stream_layers=stream_layers,
+        trust_remote_code, seed, spread=spread,
     )  # fmt: skip
     encoded = loaded.encoded
     plan = capturing.Plan(loaded.layers, rule, positions, values, witnesses)
@@ -57,8 +61,11 @@ def capture_step(
         return streamed_step(
             loaded.model, encoded, plan, facts, output, resume, force, quiet or as_json
         )
+    run = capturing.run
+    if tensor_parallel:
+        from indexer_lab.capturing_parallel import run_parallel as run
     with progress("capture", len(encoded), quiet) as advance:
-        return capturing.run(loaded.model, encoded, plan, facts, output, resume, force, advance)
+        return run(loaded.model, encoded, plan, facts, output, resume, force, advance)
 
 
 @dataclass(frozen=True)
@@ -88,14 +95,14 @@ def load_step(
     trust_remote_code: bool,
     seed: int,
     room: int = 0,
-    stream_layers: bool = False,
+    spread: Spread = WHOLE,
 ) -> Loaded:
     """The model, its tokenizer where one is needed, the prompts in token ids, and the layers that
     a text like 0,3,10-20 names (None: all).
 
     room: tokens that the model must have left after a built-in prompt, which is made shorter for
           it.
-    stream_layers: the model's weights stay on disk; it is found without a download.
+    spread: how a model gets in that is larger than one device.
     """
     if (prompts is None) == (not tasks):
         raise InputError("give either --prompts FILE or --task NAME: what should the model read?")
@@ -103,10 +110,10 @@ def load_step(
 
     import torch
 
-    from indexer_probes.loading import load_model, load_tokenizer
+    from indexer_probes.loading import load_tokenizer
 
     torch.manual_seed(seed)
-    place, config = _find(model, revision, trust_remote_code, stream_layers)
+    place, config = _find(model, revision, trust_remote_code, spread.stream_layers)
     chosen, limits = capturing.layers_of(config, layers), capturing.limits_of(config)
     tokenizer = None
     if asked is None or any(prompt.text is not None for prompt in asked):
@@ -116,13 +123,7 @@ def load_step(
         fitting = min(length, most - room) if room and most is not None else length
         asked = built_in(tasks, tokenizer, fitting, samples, seed)[:limit]
     encoded = capturing.encode(asked, tokenizer, limits)
-    opened: Any
-    if stream_layers:
-        from indexer_probes.streaming.model import open_model
-
-        opened = open_model(place, revision, dtype, device, trust_remote_code)
-    else:
-        opened = load_model(place, revision, dtype, device, trust_remote_code)
+    opened = spread.load(place, revision, dtype, device, trust_remote_code)
     return Loaded(opened, tokenizer, encoded, chosen)
 
 

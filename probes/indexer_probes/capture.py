@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from indexer_probes.attention import witness
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall, Family
+from indexer_probes.gathering import Gathering, gathering_of
 from indexer_probes.indexer import Operands, index_record
 from indexer_probes.records import LayerRecord
 from indexer_probes.session import Session, session_of
@@ -45,6 +46,7 @@ class Probe:
         rows: Rows,
         values: bool,
         witnesses: int,
+        gathering: Gathering | None = None,
     ):
         self.layers = layers
         self.records = 0
@@ -53,6 +55,7 @@ class Probe:
         self._rows = rows
         self._values = values
         self._witnesses = witnesses
+        self._gathering = gathering
         self._asked: tuple[int, Tensor] | None = None
 
     def take(
@@ -63,8 +66,11 @@ class Probe:
         if len(positions):
             with torch.no_grad():
                 record = self._record(call, layer, heard, operands, positions)
-            self._on_record(record)
-            self.records += 1
+                whole = record if self._gathering is None else self._gathering.whole(record)
+            if whole is not None:  # else it is another process's to hand on
+                _refuse_nan(whole)
+                self._on_record(whole)
+                self.records += 1
 
     def _record(
         self,
@@ -79,7 +85,7 @@ class Probe:
         native = None
         if operands is not None and indexer is not None:
             native = index_record(operands, indexer, rows, positions, layer)
-        record = LayerRecord(
+        return LayerRecord(
             layer=layer,
             queries=call.queries[0].detach()[:, rows],
             keys=self._family.keys(call, heard, self._values),
@@ -89,8 +95,6 @@ class Probe:
             indexer=native,
             witness=witness(call, rule, positions, self._witnesses),
         )
-        _refuse_nan(record)
-        return record
 
     def _positions(self, call: AttentionCall) -> Tensor:
         """int64 [query]: the kept positions among this call's queries, on the model's device.
@@ -120,6 +124,7 @@ def capture(
     rows:      which positions' queries are kept; all keys are kept whatever it says.
     values:    keep the values too.
     witnesses: rows, spread over the kept ones, for which the model's own eager weights are kept.
+    Of a model under tensor parallelism process 0 alone hands on records, those of all heads.
     Behind a DynamicCache each forward gives records of its own queries against all keys so far.
     On leaving, however it comes about, the model is as it was; captures may nest.
     Raises ProbeError for a model, an input or a setting that cannot be captured.
@@ -128,7 +133,8 @@ def capture(
         raise ProbeError("the model is in training mode; call model.eval() before capturing")
     session = session_of(model)
     wanted = wanted_layers(layers, session)
-    probe = Probe(on_record, session.family, wanted, rows, values, witnesses)
+    gathering = gathering_of(model)
+    probe = Probe(on_record, session.family, wanted, rows, values, witnesses, gathering)
     session.join(probe)
     try:
         yield probe

@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,11 +78,14 @@ def load_model(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "cpu",
     trust_remote_code: bool = False,
+    placement: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """A causal language model in eval mode on `device`, its gradients off.
 
     name:  a folder with config.json, or a hub id; revision: branch, tag or commit of the latter.
     dtype: "auto" for the checkpoint's own, or a name in DTYPES, or a torch dtype.
+    placement: what else `from_pretrained` is to know of where the weights go; `device` then says
+           nothing.
     Raises ProbeError, in one line, for whatever the caller can mend; running out of memory or
     disk passes through.
     """
@@ -101,6 +104,7 @@ def load_model(
                 local_files_only=offline,
                 ignore_mismatched_sizes=True,  # told below, in one line
                 output_loading_info=True,
+                **(placement or {}),
             )
     except torch.OutOfMemoryError:
         raise
@@ -108,7 +112,8 @@ def load_model(
         raise _explain(f"cannot load the weights of {name!r}", error, offline) from error
     refuse_incomplete(name, report["missing_keys"], report["mismatched_keys"])
     refuse_unplaced(name, config, report["unexpected_keys"])
-    return model.to(place).eval().requires_grad_(False)
+    placed = model if placement else model.to(place)
+    return placed.eval().requires_grad_(False)
 
 
 def load_tokenizer(

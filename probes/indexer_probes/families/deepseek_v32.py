@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from indexer_probes.families.base import Attention, AttentionCall, Family, own
+from indexer_probes.families.base import Attention, AttentionCall, Family, own, weight_of
 from indexer_probes.records import LatentKeys, MaskRule, PlainKeys
 
 
@@ -55,7 +55,7 @@ class DeepseekV32(Family):
 def _split(attention: Attention) -> tuple[Tensor, Tensor]:
     """[head, nope_dim, rank] and [head, value_dim, rank] of the shared up-projection."""
     nope, value = attention.qk_nope_head_dim, attention.v_head_dim
-    weight = attention.kv_b_proj.weight
+    weight = weight_of(attention.kv_b_proj)
     by_head = weight.view(-1, nope + value, weight.shape[-1])
     return by_head[:, :nope], by_head[:, nope:]
 

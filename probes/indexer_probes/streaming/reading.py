@@ -70,7 +70,7 @@ class Reader:
         for run in runs:
             begin, end = run[0].start, run[-1].start + run[-1].size
             target = buffer[place : place + end - begin]
-            jobs += [self._readers.submit(*job) for job in _pieces(run[0].file, begin, target)]
+            jobs += [self._readers.submit(_fill, *it) for it in _pieces(run[0].file, begin, target)]
             tensors |= {entry.name: _placed(target, entry, begin) for entry in run}
             place += _padded(end - begin)
         for job in jobs:
@@ -102,7 +102,7 @@ def plain_rate(files: list[Path], seconds: float = 1.0, most: int = 4 << 30) -> 
     with ThreadPoolExecutor(READERS) as readers:
         for file, start, size in _backwards(files, len(buffer)):
             _forget(file, start, size)
-            jobs = [readers.submit(*job) for job in _pieces(file, start, buffer[:size])]
+            jobs = [readers.submit(_fill, *it) for it in _pieces(file, start, buffer[:size])]
             for job in jobs:
                 job.result()
             done += size
@@ -147,14 +147,14 @@ def _runs(entries: list[Entry]) -> Iterator[list[Entry]]:
         yield run
 
 
-def _pieces(file: Path, start: int, target: Tensor) -> Iterator[tuple[object, Path, int, Tensor]]:
+def _pieces(file: Path, start: int, target: Tensor) -> Iterator[tuple[Path, int, Tensor]]:
     for first in range(0, len(target), PIECE):
-        yield _fill, file, start + first, target[first : first + PIECE]
+        yield file, start + first, target[first : first + PIECE]
 
 
 def _fill(file: Path, start: int, target: Tensor) -> None:
     """Reads bytes of a file from `start` on until the target, uint8 [byte], is full."""
-    view, done = memoryview(target.numpy()), 0
+    view, done = target.numpy().data, 0
     try:
         with file.open("rb", buffering=0) as handle:
             while done < len(view):

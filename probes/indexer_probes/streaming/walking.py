@@ -54,7 +54,7 @@ def _reaching(forward: Callable[..., Any], layer: nn.Module) -> Callable[..., An
 
 def _blank(embedding: nn.Module, frame: Skeleton) -> Callable[[Tensor], Tensor]:
     """Embeddings of the right shape that nobody looks at: one zero, spread out."""
-    width = int(embedding.weight.shape[1])  # type: ignore[union-attr, arg-type]
+    width = embedding.get_parameter("weight").shape[1]
     zero = torch.zeros((), dtype=frame.dtype, device=frame.device)
     return lambda ids: zero.expand(*ids.shape, width)
 
