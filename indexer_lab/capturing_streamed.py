@@ -51,12 +51,14 @@ def run_streamed(
     states = States(output / "states")
     walkers = [_walker(prompt, taken, states) for prompt in encoded if taken.missing(prompt.info)]
     if walkers:
-        first = min(walker.at for walker in walkers)
-        for layer in model.layers(first, max(walker.last for walker in walkers)):
+        first, last = min(w.at for w in walkers), max(w.last for w in walkers)
+        for layer in model.layers(first, last):
+            if layer > first:
+                done(layer_line(model.times))  # of the layer before, whose time is known now
             for walker in walkers:
                 if walker.at == layer <= walker.last:
                     _step(model, walker, plan, taken, states)
-            done(layer_line(model.times))
+        done(layer_line(model.times))
     for prompt in encoded:
         states.forget(prompt.info)
     return taken
