@@ -13,8 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from indexer_lab.errors import InputError, OutOfRoom
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
@@ -43,13 +46,21 @@ def told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutOfRoom(
-                f"the disk is full: {path} could not be written; free some room and run the same "
-                "command with --resume, what is complete is kept"
-            ) from error
+        if error.errno in FULL:
+            raise _full(path) from error
         reason = error.strerror or str(error)
         raise InputError(f"cannot write {path}: {reason}; choose another --output") from error
+    except SafetensorError as error:  # it hands the system's error on as words alone
+        if any(f"(os error {number})" in str(error) for number in FULL):
+            raise _full(path) from error
+        raise
+
+
+def _full(path: Path) -> OutOfRoom:
+    return OutOfRoom(
+        f"the disk is full: {path} could not be written; free some room and run the same command "
+        "with --resume, what is complete is kept"
+    )
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -52,6 +52,20 @@ def test_every_family_gives_the_same_bytes(case, encoded, tmp_path, contents):
     assert not (tmp_path / "streamed" / "states").exists()
 
 
+def test_rotary_frequencies_are_the_model_s_own(encoded, tmp_path, contents):
+    """Yarn scales them by a table that no checkpoint holds."""
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+    model = build_model("llama")
+    model.config.rope_parameters = {**rope, "rope_theta": 10000.0}
+    model.save_pretrained(tmp_path / "model")
+    plain, streamed = load_model(str(tmp_path / "model")), open_model(str(tmp_path / "model"))
+    assert plain.model.rotary_emb.attention_scaling > 1
+    facts = manifest(plain, "model", None, encoded, plan([0, 1]), seed=0)
+    capturing.run(plain, encoded, plan([0, 1]), facts, tmp_path / "plain")
+    run_streamed(streamed, encoded, plan([0, 1]), facts, tmp_path / "streamed")
+    assert contents(tmp_path / "streamed") == contents(tmp_path / "plain")
+
+
 @pytest.mark.parametrize("layers", [[0], [1]])
 def test_some_layers_only(layers, encoded, tmp_path, contents):
     build_model("llama").save_pretrained(tmp_path / "model")
