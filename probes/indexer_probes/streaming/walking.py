@@ -36,8 +36,8 @@ def run_layer(frame: Skeleton, number: int, ids: Tensor, before: Any) -> Any:
         if number:
             hidden = frame.model.get_input_embeddings()
             undo.enter_context(_standing_in(hidden, _blank(hidden, frame)))
-        wanted = frame.layers[number]
-        undo.enter_context(_standing_in(wanted, _reaching(type(wanted).forward, wanted)))
+        wanted = frame.layers[number]  # its forward may already be a probe's around the model's
+        undo.enter_context(_standing_in(wanted, _reaching(wanted.forward)))
         try:
             frame.model(input_ids=ids, use_cache=False, logits_to_keep=1)
         except _Reached as reached:
@@ -45,9 +45,9 @@ def run_layer(frame: Skeleton, number: int, ids: Tensor, before: Any) -> Any:
     raise ProbeError(f"layer {number} never ran; this model cannot be streamed layer by layer")
 
 
-def _reaching(forward: Callable[..., Any], layer: nn.Module) -> Callable[..., Any]:
+def _reaching(forward: Callable[..., Any]) -> Callable[..., Any]:
     def reach(*args: Any, **kwargs: Any) -> Any:
-        raise _Reached(forward(layer, *args, **kwargs))
+        raise _Reached(forward(*args, **kwargs))
 
     return reach
 
@@ -61,8 +61,12 @@ def _blank(embedding: nn.Module, frame: Skeleton) -> Callable[[Tensor], Tensor]:
 
 @contextmanager
 def _standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    before = vars(module).get("forward")
     module.forward = forward
     try:
         yield
     finally:
-        del module.forward
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
