@@ -36,6 +36,7 @@ class Plan:
     text:     share of the sequences that hold nothing but text.
     repeats:  share of the sequences that repeat a passage of random tokens, which teaches to look
               up what followed before; for the first steps of a new model.
+    close:    share of the samples whose lines are planted close together (`tasks.plant`).
     answers:  weight of the loss on answers beside the loss on text.
     indexer_lr: peak learning rate of the indexer in indexer-sparse.
     budget:   keys an indexer selects while it trains; by default the model's own index_topk.
@@ -57,6 +58,7 @@ class Plan:
     density: float = 0.5
     text: float = 0.1
     repeats: float = 0.0
+    close: float = 0.0
     answers: float = 1.0
     indexer_lr: float = 1e-3
     budget: int | None = None
