@@ -1,7 +1,7 @@
 """Teaches the indexers of a fresh random deepseek_v32 checkpoint and prints what they learned.
 
-    python analyses/training/warm_up_random.py                     80 s of one core
-    python analyses/training/warm_up_random.py --curve docs/models/curves/random-dsa-indexer-warmup.csv
+    python analyses/training/warm_up_random.py                      80 s of one core
+    python analyses/training/warm_up_random.py --curve curve.csv   also copies its loss curve
 
 Makes the checkpoint of random-dsa-warmup.yaml, runs `indexer-lab train indexer-warmup` on it, and
 says how many of the dense attention's top keys (mean over heads) the indexers picked at the
