@@ -66,11 +66,16 @@ class Probe:
         if len(positions):
             with torch.no_grad():
                 record = self._record(call, layer, heard, operands, positions)
-                whole = record if self._gathering is None else self._gathering.whole(record)
-            if whole is not None:  # else it is another process's to hand on
-                _refuse_nan(whole)
-                self._on_record(whole)
-                self.records += 1
+            self._hand_on(record)
+
+    def _hand_on(self, record: LayerRecord) -> None:
+        """Hands on the record of all heads, in the one process that has them."""
+        with torch.no_grad():
+            whole = record if self._gathering is None else self._gathering.whole(record)
+        if whole is not None:
+            _refuse_nan(whole)
+            self._on_record(whole)
+            self.records += 1
 
     def _record(
         self,
