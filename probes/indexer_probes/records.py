@@ -21,9 +21,7 @@ CHUNK_BYTES = 16 << 20  # a float32 [head, row, key] block stays under this
 CUDA_CHUNK_BYTES = 256 << 20  # the same on a GPU, which a small block leaves idle
 
 
-Part = TypeVar(
-    "Part", "PlainKeys | LatentKeys", "MaskRule", "IndexerRecord", "Witness", "Entries"
-)
+Part = TypeVar("Part", "PlainKeys | LatentKeys", "MaskRule", "IndexerRecord", "Witness", "Entries")
 
 
 class RecordError(ValueError):
@@ -284,8 +282,9 @@ class LayerRecord:
 
     @cached_property
     def float_values(self) -> Tensor | None:
-        """float32 [kv_head, key, value_dim] or None"""
-        values = self.keys.values()
+        """float32 [kv_head, key, value_dim] or None; None beside compressed entries, whose values
+        are no token's."""
+        values = None if self.entries is not None else self.keys.values()
         return None if values is None else values.float()
 
     def visible(self, rows: Tensor | slice) -> Tensor:
@@ -306,7 +305,9 @@ class LayerRecord:
         log of what softmax gives a token, up to a constant of the row."""
         if self.entries is None:
             return self.key_logits(rows)
-        return units.spread_over_tokens(self.key_logits(rows), self.entry_logits(rows), self.entries)
+        return units.spread_over_tokens(
+            self.key_logits(rows), self.entry_logits(rows), self.entries
+        )
 
     def key_logits(self, rows: Tensor | slice) -> Tensor:
         """float32 [head, row, key]: scaled q.k of the tokens' own keys alone."""
