@@ -85,9 +85,9 @@ def score_record(record: LayerRecord, sample: SampleInfo, question: Question) ->
 
 
 def _levels(record: LayerRecord, question: Question) -> Iterator[tuple[str, LayerRecord, Question]]:
-    """The record of tokens and, where its indexer selects units, of units: each with what to ask of
-    it. A budget of units is the tokens' budget over a unit's tokens, rounded down; where the model's
-    own selection is asked for, it is at most what that holds."""
+    """The record of tokens and, where its indexer selects units, of units: each with what to ask
+    of it. A budget of units is the tokens' budget over a unit's tokens, rounded down; where the
+    model's own selection is asked for, it is at most what that holds."""
     yield "token", record, question
     indexer = record.indexer
     if not has_units(record) or indexer is None:

@@ -1,9 +1,9 @@
 """A layer record with an indexer's units in the place of keys, for everything that reads records.
 
 The units that a query may select are the first ones, so with the last of them as its position the
-causal rule holds as it does for tokens. A unit's logit is the logsumexp of its tokens' logits, whose
-softmax is the tokens' probability pooled; of compressed entries it is the entry's own logit. What a
-query attends to in any case (the tail of a started unit, a window of tokens) is no unit.
+causal rule holds as it does for tokens. A unit's logit is the logsumexp of its tokens' logits: its
+softmax is the tokens' probability, pooled. Of compressed entries it is the entry's own logit. What
+a query attends to in any case (the tail of a started unit, a window of tokens) is no unit.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class UnitRecord(LayerRecord):
     def logits(self, rows: Tensor | slice) -> Tensor:
         """float32 [head, row, unit]: -inf where a query may not select."""
         indexer = self.indexer
-        assert indexer is not None and indexer.spans is not None
+        assert indexer is not None
+        assert indexer.spans is not None
         if self.base.entries is not None:
             return self.base.entry_logits(rows)
         pooled = units.pool(self.base.logits(rows), indexer.spans, "logsumexp")
@@ -88,6 +89,7 @@ def unit_record(record: LayerRecord) -> UnitRecord:
 
 def unit_size(record: LayerRecord) -> int:
     """Tokens that one unit adds to those before it; the first unit has exactly so many."""
-    assert record.indexer is not None and record.indexer.spans is not None
+    assert record.indexer is not None
+    assert record.indexer.spans is not None
     first, end = record.indexer.spans[0].tolist()
     return int(end - first)

@@ -84,7 +84,8 @@ def _ranks(record: LayerRecord, rows: slice, chosen: Tensor) -> Tensor:
     """int64 [set, row, token]: 0 for tokens attended to in any case, n for those of the n-th unit,
     one more than there are places for the rest."""
     indexer, length = record.indexer, record.length
-    assert indexer is not None and indexer.spans is not None
+    assert indexer is not None
+    assert indexer.spans is not None
     sets, count, places = chosen.shape
     tokens = units.members(indexer.spans)[chosen.clamp(min=0)]  # (set, row, place, width)
     tokens = tokens.masked_fill((tokens < 0) | (chosen < 0)[..., None], length).flatten(-2)

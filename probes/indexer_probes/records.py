@@ -200,7 +200,7 @@ class IndexerRecord:
         return torch.einsum("th,htu->tu", self.weights[rows].float(), self.products(rows))
 
     def products(self, rows: Tensor | slice) -> Tensor:
-        """float32 [index_head, row, key]: the products of these rows, scale and activation taken."""
+        """float32 [index_head, row, key]: these rows' products, scale and activation taken."""
         product = self.queries[:, rows].float() @ self.keys.float().mT * self.scale
         return product.relu() if self.activation == "relu" else product
 
