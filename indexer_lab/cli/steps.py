@@ -33,6 +33,7 @@ def capture_step(
     positions: str = "last:256",
     values: bool = False,
     witnesses: int = 4,
+    decode: int = 0,
     device: str = "cpu",
     dtype: str = "auto",
     trust_remote_code: bool = False,
@@ -53,7 +54,7 @@ def capture_step(
         trust_remote_code, seed, spread=spread,
     )  # fmt: skip
     encoded = loaded.encoded
-    plan = capturing.Plan(loaded.layers, rule, positions, values, witnesses)
+    plan = capturing.Plan(loaded.layers, rule, positions, values, witnesses, decode)
     facts = capturing.manifest(loaded.model, model, revision, encoded, plan, seed)
     if stream_layers:
         from indexer_lab.cli.streamed_step import streamed_step
@@ -124,7 +125,8 @@ def load_step(
         asked = built_in(tasks, tokenizer, fitting, samples, seed)[:limit]
     encoded = capturing.encode(asked, tokenizer, limits)
     opened = spread.load(place, revision, dtype, device, trust_remote_code)
-    return Loaded(opened, tokenizer, encoded, chosen)
+    module = opened.module if spread.stream_layers else opened
+    return Loaded(opened, tokenizer, encoded, capturing.attending(module, layers, chosen))
 
 
 def _find(

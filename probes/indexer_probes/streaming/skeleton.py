@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
@@ -24,7 +24,7 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig
 
 from indexer_probes.errors import ProbeError
-from indexer_probes.loading import quiet
+from indexer_probes.loading import class_of, quiet
 from indexer_probes.session import attention_layers
 
 EMBEDDING, TRUNK = "embedding", "trunk"
@@ -106,7 +106,7 @@ def skeleton(
     Raises ProbeError for a model whose decoder layers cannot be told apart.
     """
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
+        model = class_of(config).from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code
         )
     model.eval().requires_grad_(False)
