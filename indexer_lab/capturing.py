@@ -211,7 +211,7 @@ def _bytes_missing(
     kept = Kept(model.dtype.itemsize, plan.values, plan.witnesses)
     total = 0
     for prompt in encoded:
-        length = len(prompt.ids)
+        length = prompt.info.length
         part = part_bytes(model.config, kept, length, len(plan.positions.rows(length)))
         total += part * len(plan.layers if force else standing.missing(prompt.info))
     absent = [layer for layer in plan.layers if force or not standing.shared(layer).exists()]

@@ -125,25 +125,29 @@ def skeleton(
 
 
 def _decoder_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Name and module of each decoder layer: what holds an attention module and sits in a list."""
+    """Name and module of each decoder layer, those without softmax attention too: the members of
+    the list that holds the attention modules, whose places in it are their layers' numbers."""
     modules = dict(model.named_modules())
     numbers = attention_layers(model)
-    found: dict[int, tuple[str, nn.Module]] = {}
-    for name, module in modules.items():
-        if module not in numbers:
-            continue
-        while name and not isinstance(modules[name.rpartition(".")[0]], nn.ModuleList):
-            name = name.rpartition(".")[0]
-        found[numbers[module]] = (name, modules[name])
-    layers = [found[number] for number in sorted(found)]
-    stems = {name.rpartition(".")[0] for name, _ in layers}
-    ordered = [name.rpartition(".")[2] for name, _ in layers] == [str(n) for n in sorted(found)]
-    if len(stems) != 1 or not ordered or sorted(found) != list(range(len(found))):
+    places = {_place(name, modules): numbers[m] for name, m in modules.items() if m in numbers}
+    stems = {stem for stem, _ in places}
+    if len(stems) != 1 or any(place != str(number) for (_, place), number in places.items()):
         raise ProbeError(
             f"{type(model).__name__} keeps its decoder layers in no single list, so they cannot be "
             "streamed one by one; capture it without --stream-layers"
         )
-    return layers
+    stem = stems.pop()
+    return [(f"{stem}.{place}", layer) for place, layer in modules[stem].named_children()]
+
+
+def _place(name: str, modules: Mapping[str, nn.Module]) -> tuple[str, str]:
+    """The name of the list that a module lies in, at whatever depth, and its place there."""
+    while name:
+        stem, _, place = name.rpartition(".")
+        if isinstance(modules[stem], nn.ModuleList):
+            return stem, place
+        name = stem
+    return "", ""
 
 
 def _name_of(model: nn.Module, wanted: nn.Module) -> str:
