@@ -163,7 +163,7 @@ def run(
     taken = begin(model, encoded, plan, facts, output, resume, force)
     for prompt in encoded:
         if absent := taken.missing(prompt.info):
-            with torch.inference_mode(), listening(model, prompt, plan, taken, absent):
+            with torch.inference_mode(), listening(model, plan, keeping(taken, prompt), absent):
                 ids = prompt.ids[None].to(input_device(model))
                 model(input_ids=ids, use_cache=False, logits_to_keep=1)
         done(prompt.info.id)
@@ -209,15 +209,20 @@ def _bytes_missing(
     return total + len(absent) * shared_bytes(model.config, kept)
 
 
-def listening(
-    model: Any, prompt: Encoded, plan: Plan, taken: Capture, layers: list[int]
-) -> AbstractContextManager[Probe]:
-    """While open, what the model computes of this prompt's `layers` is written into the capture."""
+def keeping(taken: Capture, prompt: Encoded) -> Callable[[LayerRecord], None]:
+    """Writes a record of this prompt into the capture."""
 
     def keep(record: LayerRecord) -> None:
         _room_for(taken.path, record)
         taken.save(prompt.info, record)
 
+    return keep
+
+
+def listening(
+    model: Any, plan: Plan, keep: Callable[[LayerRecord], None], layers: list[int]
+) -> AbstractContextManager[Probe]:
+    """While open, `keep` gets what the plan wants of these layers of whatever the model reads."""
     return capture(
         model,
         keep,

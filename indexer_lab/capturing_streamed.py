@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from indexer_lab.capture_size import state_bytes
-from indexer_lab.capturing import Encoded, Plan, begin, listening
+from indexer_lab.capturing import Encoded, Plan, begin, keeping, listening
 from indexer_lab.store.capture import Capture
 from indexer_lab.store.states import States
 from indexer_lab.streamed_rates import layer_line
@@ -88,7 +88,8 @@ def _step(model: StreamedModel, walker: Walker, plan: Plan, taken: Capture, stat
     prompt, layer = walker.prompt, walker.at
     before = states.load(prompt.info, layer, model.device)
     absent = [each for each in taken.missing(prompt.info) if each >= layer]
-    with torch.inference_mode(), listening(model.module, prompt, plan, taken, absent):
+    keep = keeping(taken, prompt)
+    with torch.inference_mode(), listening(model.module, plan, keep, absent):
         after = model.run(layer, prompt.ids, before)
     walker.at = layer + 1
     if layer < walker.last:
