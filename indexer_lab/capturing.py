@@ -172,7 +172,7 @@ def run(
             if plan.decode:
                 _decoded(model, prompt, plan, taken, absent)
             else:
-                with torch.inference_mode(), listening(model, prompt, plan, taken, absent):
+                with torch.inference_mode(), listening(model, plan, keeping(taken, prompt), absent):
                     ids = prompt.ids[None].to(input_device(model))
                     model(input_ids=ids, use_cache=False, logits_to_keep=1)
         done(prompt.info.id)
@@ -218,15 +218,20 @@ def _bytes_missing(
     return total + len(absent) * shared_bytes(model.config, kept)
 
 
-def listening(
-    model: Any, prompt: Encoded, plan: Plan, taken: Capture, layers: list[int]
-) -> AbstractContextManager[Probe]:
-    """While open, what the model computes of this prompt's `layers` is written into the capture."""
+def keeping(taken: Capture, prompt: Encoded) -> Callable[[LayerRecord], None]:
+    """Writes a record of this prompt into the capture."""
 
     def keep(record: LayerRecord) -> None:
         _room_for(taken.path, record)
         taken.save(prompt.info, record)
 
+    return keep
+
+
+def listening(
+    model: Any, plan: Plan, keep: Callable[[LayerRecord], None], layers: list[int]
+) -> AbstractContextManager[Probe]:
+    """While open, `keep` gets what the plan wants of these layers of whatever the model reads."""
     return capture(
         model,
         keep,
@@ -263,13 +268,9 @@ def _decoded(model: Any, prompt: Encoded, plan: Plan, taken: Capture, layers: li
     """Captures a prompt and its decode steps, and keeps the generated ids beside the records."""
     from indexer_probes.decoding import capture_decoding
 
-    def keep(record: LayerRecord) -> None:
-        _room_for(taken.path, record)
-        taken.save(prompt.info, record)
-
     with torch.inference_mode():
         ids = capture_decoding(
-            model, prompt.ids, plan.decode, keep, layers, plan.positions.rows, plan.values,
+            model, prompt.ids, plan.decode, keeping(taken, prompt), layers, plan.positions.rows, plan.values,
             plan.witnesses,
         )  # fmt: skip
     with written(taken.generated(prompt.info)) as temporary:

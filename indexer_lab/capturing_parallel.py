@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from indexer_lab.capturing import Encoded, Plan, begin, listening
+from indexer_lab.capturing import Encoded, Plan, begin, keeping, listening
 from indexer_lab.errors import LabError
 from indexer_lab.store.capture import Capture
 from indexer_probes.spreading import input_device
@@ -59,7 +59,7 @@ def _sample(
 ) -> None:
     ids = prompt.ids[None].to(input_device(model))
     try:
-        with torch.inference_mode(), listening(model, prompt, plan, taken, absent):
+        with torch.inference_mode(), listening(model, plan, keeping(taken, prompt), absent):
             model(input_ids=ids, use_cache=False, logits_to_keep=1)
     except RuntimeError as error:
         if mine or "onnection closed" not in str(error):  # what gloo says when process 0 has left

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from indexer_lab.capture_size import state_bytes
-from indexer_lab.capturing import Encoded, Plan, begin, listening
+from indexer_lab.capturing import Encoded, Plan, begin, keeping, listening
 from indexer_lab.store.capture import Capture
-from indexer_lab.store.states import States
+from indexer_lab.store.states import States, sharing
 from indexer_lab.streamed_rates import layer_line
 from indexer_probes.streaming.model import StreamedModel
 
@@ -87,8 +87,12 @@ def _step(model: StreamedModel, walker: Walker, plan: Plan, taken: Capture, stat
     state on disk means that every record before it is there."""
     prompt, layer = walker.prompt, walker.at
     before = states.load(prompt.info, layer, model.device)
-    absent = [each for each in taken.missing(prompt.info) if each >= layer]
-    with torch.inference_mode(), listening(model.module, prompt, plan, taken, absent):
+    layers = [each for each in taken.missing(prompt.info) if each >= layer]
+    keep = keeping(taken, prompt)
+    if model.shares(layer):  # listened to even where nobody asked for it: a later layer reuses it
+        wanted, layers = layer in layers, [layer]
+        keep = sharing(states, prompt.info, model.reuses(layer), keep if wanted else None)
+    with torch.inference_mode(), listening(model.module, plan, keep, layers):
         after = model.run(layer, prompt.ids, before)
     walker.at = layer + 1
     if layer < walker.last:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from indexer_lab.errors import InputError
+from indexer_lab.store import records
 from indexer_lab.store.capture import SampleInfo
 from indexer_lab.store.files import written
+from indexer_probes.records import IndexerRecord, LayerRecord
 
 
 class States:
@@ -64,6 +67,26 @@ class States:
                 f"{path} is damaged ({error}); delete it and run the capture with --resume"
             ) from error
 
+    def keep_source(self, sample: SampleInfo, record: LayerRecord) -> None:
+        """Keeps the record of a layer whose selection later layers may reuse."""
+        part, shared = self._source(sample, record.layer)
+        records.save(record, part, shared)
+
+    def source(self, sample: SampleInfo, layer: int) -> IndexerRecord | None:
+        """The last indexer before this layer, named as its source; None where it chose nothing."""
+        found = self.folder.glob(f"{sample.folder}/source-*.safetensors")
+        known = [int(path.stem.rpartition("-")[2]) for path in found]
+        earlier = max((number for number in known if number < layer), default=None)
+        if earlier is None:
+            return None
+        indexer = records.load(*self._source(sample, earlier)).indexer
+        return indexer and replace(indexer, source=earlier)
+
+    def _source(self, sample: SampleInfo, layer: int) -> tuple[Path, Path]:
+        folder = self.folder / sample.folder
+        name = f"{layer:02d}.safetensors"
+        return folder / f"source-{name}", folder / f"shared-{name}"
+
     def forget(self, sample: SampleInfo) -> None:
         """Removes what is kept of a prompt, and the folder with the last one."""
         shutil.rmtree(self.folder / sample.folder, ignore_errors=True)
@@ -75,6 +98,26 @@ class States:
 
     def _all(self, sample: SampleInfo) -> list[Path]:
         return sorted((self.folder / sample.folder).glob("before-*.safetensors"))
+
+
+def sharing(
+    states: States,
+    sample: SampleInfo,
+    reuses: bool,
+    keep: Callable[[LayerRecord], None] | None,
+) -> Callable[[LayerRecord], None]:
+    """Completes the record of a layer that reuses a selection, whose source is in memory no more,
+    and keeps the record of one that may be a source. keep: what a wanted record goes on to."""
+
+    def completed(record: LayerRecord) -> None:
+        if reuses:
+            record = replace(record, indexer=states.source(sample, record.layer))
+        else:
+            states.keep_source(sample, record)
+        if keep is not None:
+            keep(record)
+
+    return completed
 
 
 def _taken_apart(value: Any, tensors: dict[str, Tensor]) -> Any:

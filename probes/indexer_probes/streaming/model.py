@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from indexer_probes.families import family_of
 from indexer_probes.loading import device_of, dtype_of, load_config
+from indexer_probes.session import attention_layers
 from indexer_probes.streaming.checkpoint import Checkpoint, checkpoint_folder, open_checkpoint
 from indexer_probes.streaming.filling import fill
 from indexer_probes.streaming.fp8 import FLOAT8
@@ -66,6 +69,23 @@ class StreamedModel:
     def module(self) -> nn.Module:
         """The model that probes attach to; only the layer at hand has weights."""
         return self.frame.model
+
+    def shares(self, layer: int) -> bool:
+        """Whether a layer's selection may serve later layers, or is an earlier one's."""
+        family, attentions = family_of(self.config.model_type), self._attentions
+        if not any(family.reuses(each) for each in attentions.values()):
+            return False
+        own = layer in attentions and family.indexer(attentions[layer]) is not None
+        return own or self.reuses(layer)
+
+    def reuses(self, layer: int) -> bool:
+        """Whether a layer has no indexer and attends to an earlier layer's selection."""
+        family, attentions = family_of(self.config.model_type), self._attentions
+        return layer in attentions and family.reuses(attentions[layer])
+
+    @cached_property
+    def _attentions(self) -> dict[int, nn.Module]:
+        return {layer: attention for attention, layer in attention_layers(self.module).items()}
 
     def layers(self, first: int, last: int) -> Iterator[int]:
         """The numbers of these layers; each has its weights until the next one is asked for.
