@@ -124,8 +124,10 @@ def _taken_apart(value: Any, tensors: dict[str, Tensor]) -> Any:
     """The value as JSON, its tensors (on the host, each with memory of its own) set aside."""
     if isinstance(value, Tensor):
         name = f"{len(tensors):03d}"
-        tensors[name] = value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
-        return {"tensor": name}
+        order = sorted(range(value.ndim), key=lambda axis: (-value.stride(axis), axis))
+        laid = value.detach().permute(order).to("cpu")
+        tensors[name] = laid.clone(memory_format=torch.contiguous_format)
+        return {"tensor": name, "order": order}
     if isinstance(value, tuple | list):
         return {"tuple": [_taken_apart(each, tensors) for each in value]}
     if isinstance(value, Mapping):
@@ -134,9 +136,10 @@ def _taken_apart(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _put_together(form: Any, tensors: dict[str, Tensor]) -> Any:
-    (kind, content), *_ = form.items()
-    if kind == "tensor":
-        return tensors[content]
+    (kind, content), *more = form.items()
+    if kind == "tensor":  # with the strides that it had, for other ones sum in another order
+        order = dict(more)["order"]
+        return tensors[content].permute([order.index(axis) for axis in range(len(order))])
     if kind == "tuple":
         return tuple(_put_together(each, tensors) for each in content)
     if kind == "dict":

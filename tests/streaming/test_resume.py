@@ -124,7 +124,12 @@ def test_the_state_of_another_layer_is_forgotten_once_the_next_is_whole(tmp_path
 
     states, sample = States(tmp_path / "states"), SampleInfo("../odd", "", 4)
     shared = torch.arange(6.0)
-    kept = (shared[:4].view(2, 2), None, {"more": [shared, 3]})
+    kept = (
+        shared[:4].view(2, 2),
+        None,
+        {"more": [shared, 3]},
+        torch.randn(2, 3, 4).transpose(0, 1),
+    )
     states.save(sample, 1, kept)
     states.save(sample, 2, kept)
     assert (states.reached(sample, 1), states.reached(sample, 2)) == (0, 2)
@@ -134,6 +139,8 @@ def test_the_state_of_another_layer_is_forgotten_once_the_next_is_whole(tmp_path
     assert found[1] is None
     assert found[2]["more"][0].tolist() == shared.tolist()
     assert found[2]["more"][1] == 3
+    assert torch.equal(found[3], kept[3])
+    assert found[3].stride() == kept[3].stride()
     states.forget(sample)
     assert not (tmp_path / "states").exists()
     assert Path(tmp_path).exists()
