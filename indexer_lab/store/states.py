@@ -124,7 +124,7 @@ def _taken_apart(value: Any, tensors: dict[str, Tensor]) -> Any:
     """The value as JSON, its tensors (on the host, each with memory of its own) set aside."""
     if isinstance(value, Tensor):
         name = f"{len(tensors):03d}"
-        order = sorted(range(value.ndim), key=lambda axis: (-value.stride(axis), axis))
+        order = sorted(range(value.ndim), key=lambda axis: (-value.stride()[axis], axis))
         laid = value.detach().permute(order).to("cpu")
         tensors[name] = laid.clone(memory_format=torch.contiguous_format)
         return {"tensor": name, "order": order}
