@@ -26,9 +26,9 @@ class Stored:
     dtype: torch.dtype
 
     def __getitem__(self, whole: EllipsisType) -> Tensor:
+        if self.scale is None:  # a copy on the CPU too: sums depend on where memory is aligned
+            return self.weight.to(self.device, non_blocking=True, copy=True)
         weight = self.weight.to(self.device, non_blocking=True)
-        if self.scale is None:
-            return weight
         scale = self.scale.to(self.device, non_blocking=True)
         return dequantise(weight, scale, self.block, self.dtype)
 
