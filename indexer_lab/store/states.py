@@ -50,7 +50,8 @@ class States:
                 path.unlink()
 
     def load(self, sample: SampleInfo, layer: int, device: torch.device) -> Any:
-        """What `layer` is to be given, on this device; None for layer 0.
+        """What `layer` is to be given, on this device; None for layer 0. In memory of its own: the
+        file's is not aligned, and a CPU's sums depend on that.
 
         Raises InputError for a damaged file.
         """
@@ -60,7 +61,7 @@ class States:
         try:
             with safe_open(path, framework="pt") as handle:
                 names = handle.keys()
-                tensors = {name: handle.get_tensor(name).to(device) for name in names}
+                tensors = {name: handle.get_tensor(name).to(device, copy=True) for name in names}
                 return _put_together(json.loads(handle.metadata()["form"]), tensors)
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(
