@@ -270,8 +270,8 @@ def _decoded(model: Any, prompt: Encoded, plan: Plan, taken: Capture, layers: li
 
     with torch.inference_mode():
         ids = capture_decoding(
-            model, prompt.ids, plan.decode, keeping(taken, prompt), layers, plan.positions.rows, plan.values,
-            plan.witnesses,
+            model, prompt.ids, plan.decode, keeping(taken, prompt), layers, plan.positions.rows,
+            plan.values, plan.witnesses,
         )  # fmt: skip
     with written(taken.generated(prompt.info)) as temporary:
         temporary.write_text(json.dumps(ids), encoding="utf-8")

@@ -12,12 +12,14 @@ from indexer_lab.errors import InputError
 class Spread:
     """How a model gets onto the machine. All off: whole, onto one device.
 
-    Raises InputError when two are asked for.
+    decode: tokens that the capture is to generate.
+    Raises InputError when two are asked for, or one that cannot decode.
     """
 
     stream_layers: bool = False
     device_map: str | None = None
     tensor_parallel: bool = False
+    decode: int = 0
 
     def __post_init__(self) -> None:
         asked = {
@@ -28,6 +30,11 @@ class Spread:
         chosen = [option for option, wanted in asked.items() if wanted]
         if len(chosen) > 1:
             raise InputError(f"{' and '.join(chosen)} exclude each other: choose one of them")
+        if self.decode and (self.stream_layers or self.tensor_parallel):
+            raise InputError(
+                f"{chosen[0]} and --decode exclude each other: a generated token needs all layers "
+                "in one process"
+            )
 
     def load(
         self, place: str, revision: str | None, dtype: str, device: str, trust_remote_code: bool

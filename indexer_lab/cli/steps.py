@@ -48,7 +48,7 @@ def capture_step(
 ) -> Capture:
     """Loads the model, encodes the prompts and captures every sample; see `capture --help`."""
     rule = parse(positions, seed)
-    spread = Spread(stream_layers, device_map, tensor_parallel)
+    spread = Spread(stream_layers, device_map, tensor_parallel, decode)
     loaded = load_step(
         model, revision, prompts, tasks, length, samples, limit, layers, device, dtype,
         trust_remote_code, seed, spread=spread,
