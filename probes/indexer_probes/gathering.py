@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from indexer_probes.errors import ProbeError
-from indexer_probes.records import LatentKeys, LayerRecord, MaskRule, PlainKeys, Witness
+from indexer_probes.records import LatentKeys, LayerRecord, PlainKeys, Witness
 
 
 class Gathering:
@@ -43,7 +43,7 @@ class Gathering:
             keys = LatentKeys(record.keys.latent, record.keys.rope, *up)
         mask = record.mask
         if mask.sinks is not None and len(mask.sinks) != self.heads:
-            mask = MaskRule(mask.window, _joined(mask.sinks, parts))
+            mask = replace(mask, sinks=_joined(mask.sinks, parts))
         witness = record.witness
         if witness is not None:
             witness = Witness(witness.rows, _joined(witness.weights, parts))
