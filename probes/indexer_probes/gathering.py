@@ -66,6 +66,11 @@ class Gathering:
                 f"layer {record.layer}: its query heads are spread over the processes and its key "
                 "heads are not; capture without --tensor-parallel"
             )
+        if record.entries is not None and record.heads != self.heads:
+            raise ProbeError(
+                f"layer {record.layer}: how compressed entries are spread over processes is not "
+                "known; capture without --tensor-parallel"
+            )
         if record.indexer is not None and record.indexer.queries.shape[0] != self.index_heads:
             raise ProbeError(
                 f"layer {record.layer}: this process holds {record.indexer.queries.shape[0]} of "
