@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "quality": ("quality", "Run a model on what a selector picks, and see what that costs."),
     "relate": ("relate", "What fidelity says of quality: correlations, thresholds, predictors."),
     "figures": ("figures", "Draw the figures of a score table."),
+    "report": ("report", "One HTML file that says what runs found, readable offline."),
     "train": ("train", "Train reference models and Lightning Indexers."),
     "ls": ("ls", "List what is known: selectors, targets, measures, tasks, families, figures."),
 }

@@ -99,7 +99,7 @@ def open_capture(path: Path) -> Capture:
             f"{path} has schema version {version!r}, this version reads {SCHEMA_VERSION}: capture "
             "again, or use the indexer-lab that wrote it"
         )
-    capture = Capture(path, manifest, _read_samples(path / "samples.jsonl"))
+    capture = Capture(path, manifest, read_samples(path / "samples.jsonl"))
     for sample in capture.samples:
         if absent := capture.missing(sample):
             raise InputError(
@@ -109,7 +109,8 @@ def open_capture(path: Path) -> Capture:
     return capture
 
 
-def _read_samples(path: Path) -> list[SampleInfo]:
+def read_samples(path: Path) -> list[SampleInfo]:
+    """The prompts of a samples.jsonl. Raises InputError when it is absent or damaged."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         return [SampleInfo(**json.loads(line)) for line in lines]

@@ -14,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from indexer_lab.errors import InputError, OutOfRoom
+from indexer_lab.provenance import provenance
+
+ORIGIN = "origin.json"
+"""Beside each manifest: the command, commit, versions and machine that began the run. It is no part
+of the manifest, since a run may be resumed by another command."""
 
 SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
@@ -91,7 +96,7 @@ def differing(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def claim(folder: Path, name: str, manifest: dict[str, Any], resume: bool, force: bool) -> None:
-    """Makes `folder` this run's: writes its manifest, or checks the one that stands.
+    """Makes `folder` this run's: writes its manifest and ORIGIN, or checks the one that stands.
 
     force empties the folder if it is one of ours; resume accepts a run with the same manifest and
     no other. Raises InputError when the folder holds another run or files of another origin.
@@ -116,6 +121,7 @@ def claim(folder: Path, name: str, manifest: dict[str, Any], resume: bool, force
     elif folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty and holds no run of ours; choose another --output")
     write_json(path, manifest)
+    write_json(folder / ORIGIN, provenance({}, manifest.get("seed")))
 
 
 def free_bytes(folder: Path) -> int:

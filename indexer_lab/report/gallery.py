@@ -1,0 +1,90 @@
+"""Figures and study verdicts out of a folder that holds either."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from indexer_figures import FIGURES
+from indexer_lab.report.content import Picture, Table, framed
+
+PNG = b"\x89PNG\r\n\x1a\n"
+STATES = ("supported", "not supported", "undecided here")
+
+
+def pictures(folder: Path) -> list[Picture]:
+    """The figures that `indexer-lab figures` left there, each with its PNG; others are no figures
+    of ours and are passed over. Those that a verdict tells of come first, in its order; the others
+    as `ls figures` has them."""
+    told = [name for record in verdict_records(folder) for name in record.get("figures") or ()]
+    order = {name: place for place, name in enumerate(dict.fromkeys([*map(str, told), *FIGURES]))}
+    found = [
+        picture
+        for path, record in _records(folder)
+        if isinstance(record.get("reading"), str) and (picture := _picture(path, record))
+    ]
+    return sorted(found, key=lambda picture: (order.get(picture.name, len(order)), picture.name))
+
+
+def verdict_records(folder: Path) -> list[dict[str, Any]]:
+    """The verdicts that scripts of the study left there."""
+    return [
+        record
+        for _, record in _records(folder)
+        if record.get("kind") == "verdict"
+        and record.get("finding") in STATES
+        and isinstance(record.get("sentence"), str)
+    ]
+
+
+def _records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError):
+            continue
+        if isinstance(record, dict):
+            yield path, record
+
+
+def _picture(path: Path, record: dict[str, Any]) -> Picture | None:
+    try:
+        data = path.with_suffix(".png").read_bytes()
+    except OSError:
+        return None
+    if not data.startswith(PNG) or len(data) < 24:
+        return None
+    width, height = struct.unpack(">II", data[16:24])
+    origin = record.get("provenance")
+    origin = origin if isinstance(origin, dict) else {}
+    inputs = origin.get("inputs")
+    return Picture(
+        name=path.stem,
+        title=str(record.get("title") or path.stem),
+        question=str(record.get("question") or ""),
+        reading=str(record["reading"]),
+        alt=str(record.get("alt") or record["reading"]),
+        uri=f"data:image/png;base64,{base64.b64encode(data).decode()}",
+        width=width,
+        height=height,
+        table=_plotted(path.with_suffix(".csv")),
+        source=str(path),
+        inputs=inputs if isinstance(inputs, dict) else {},
+        command=str(origin.get("command") or ""),
+    )
+
+
+def _plotted(path: Path) -> Table | None:
+    """The plotted numbers; columns that say the same in every row are left out."""
+    try:
+        frame = pd.read_csv(path)
+    except (OSError, ValueError):
+        return None
+    varying = [name for name in frame if frame[name].nunique(dropna=False) > 1]
+    return framed("The numbers that the figure plots", frame[varying] if varying else frame)

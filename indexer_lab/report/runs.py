@@ -1,0 +1,168 @@
+"""Folders as a report reads them: whole, half-written or empty, each says which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from indexer_lab.errors import InputError
+from indexer_lab.report.content import Picture, plural
+from indexer_lab.report.gallery import pictures, verdict_records
+from indexer_lab.store.capture import Capture, SampleInfo, read_samples
+from indexer_lab.store.files import ORIGIN, read_json
+from indexer_lab.store.quality import open_quality
+from indexer_lab.store.scores import open_scores
+
+COLUMNS = [
+    "sample", "task", "length", "layer", "head", "position", "budget", "sets", "trivial",
+    "selector", "target", "recall", "mass", "output_error",
+    "duplicates", "future", "out_of_range", "missing",
+]  # fmt: skip
+"""What a report reads of a score table."""
+RELATED = ("relations", "predictors", "thresholds")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One folder.
+
+    kind:     capture, scores, quality, relate or gallery (figures, verdicts, or both).
+    origin:   command, commit, versions and machine; empty where the folder does not say.
+    problems: what is missing or damaged, a sentence each.
+    """
+
+    kind: str
+    path: Path
+    manifest: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, Any] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    frames: dict[str, pd.DataFrame] = field(default_factory=dict)
+    samples: tuple[SampleInfo, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    verdicts: tuple[dict[str, Any], ...] = ()
+
+
+def read_run(folder: Path) -> Run:
+    """The folder, whatever its state. Raises InputError when it is none of ours."""
+    if not folder.exists():
+        raise InputError(f"no run at {folder}: that folder does not exist")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file; a report reads folders: capture, scores, quality, …")
+    if (folder / "manifest.json").exists():
+        return _capture(folder)
+    if (folder / "run.json").exists():
+        return _of_run_json(folder)
+    found, drawn = verdict_records(folder), pictures(folder)
+    if not found and not drawn:
+        raise InputError(
+            f"{folder} holds no run: expected a folder that capture, score, quality, relate or "
+            "figures made, or one with verdicts of the study"
+        )
+    return Run("gallery", folder, pictures=tuple(drawn), verdicts=tuple(found))
+
+
+def _capture(folder: Path) -> Run:
+    manifest, origin = _manifest(folder / "manifest.json"), _origin(folder)
+    try:
+        samples = read_samples(folder / "samples.jsonl")
+        capture = Capture(folder, manifest, samples)
+        lacking = [sample.id for sample in samples if capture.missing(sample)]
+    except InputError as error:
+        return Run("capture", folder, manifest, origin, (str(error),))
+    except KeyError:
+        raise InputError(f"{folder}/manifest.json names no layers: capture again") from None
+    problem = (
+        f"This capture is unfinished: {plural(len(lacking), 'prompt')} of {len(samples):,} lack "
+        "layers; finish it with capture --resume."
+    )
+    return Run(
+        "capture", folder, manifest, origin, (problem,) if lacking else (), samples=tuple(samples)
+    )
+
+
+def _of_run_json(folder: Path) -> Run:
+    manifest, origin = _manifest(folder / "run.json"), _origin(folder)
+    kind = str(manifest.get("kind", "scores"))
+    readers = {"scores": _scores, "quality": _quality, "relate": _relate}
+    if kind not in readers:
+        raise InputError(f"{folder} is a run of kind {kind!r}, which a report cannot read")
+    frames, problems = readers[kind](folder, manifest)
+    return Run(kind, folder, manifest, origin, tuple(problems), frames)
+
+
+Found = tuple[dict[str, pd.DataFrame], list[str]]
+
+
+def _scores(folder: Path, manifest: dict[str, Any]) -> Found:
+    layers = len(manifest.get("layers", [])) or 1
+    wanted = int(manifest.get("samples", 0)) * layers
+    have = len(list((folder / "parts").glob("*/layer-*.parquet")))
+    problems = _unfinished("score", have, wanted, "part")
+    return _read({"scores": lambda: open_scores(folder).frame(COLUMNS)}, problems, have)
+
+
+def _quality(folder: Path, manifest: dict[str, Any]) -> Found:
+    have = len(list((folder / "parts").glob("*.parquet")))
+    problems = _unfinished("quality", have, int(manifest.get("samples", 0)), "prompt")
+    opened = open_quality(folder)
+    readers: dict[str, Callable[[], pd.DataFrame | None]] = {
+        "quality": opened.frame,
+        "speed": opened.speed,
+    }
+    return _read(readers, problems, have)
+
+
+def _relate(folder: Path, manifest: dict[str, Any]) -> Found:
+    frames, problems = {}, []
+    for name in RELATED:
+        try:
+            frames[name] = pd.read_csv(folder / f"{name}.csv")
+        except (OSError, ValueError) as error:
+            problems.append(f"{name}.csv cannot be read ({error}); run relate again.")
+    return frames, problems
+
+
+def _unfinished(command: str, have: int, wanted: int, noun: str) -> list[str]:
+    if have == 0:
+        return [f"This run is empty: it was begun and holds no {noun} yet."]
+    if have < wanted:
+        return [
+            f"This run is unfinished: {have:,} of {plural(wanted, noun)} are there, and all "
+            f"numbers below are of these alone; finish it with {command} --resume."
+        ]
+    return []
+
+
+def _read(
+    readers: dict[str, Callable[[], pd.DataFrame | None]], problems: list[str], have: int
+) -> Found:
+    """The tables that can be read; what cannot be is a problem, not an end."""
+    frames: dict[str, pd.DataFrame] = {}
+    for name, reader in readers.items() if have else ():
+        try:
+            frame = reader()
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        if frame is not None and len(frame):
+            frames[name] = frame
+    return frames, problems
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    found = read_json(path, "run")
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds no object; make the run again")
+    return found
+
+
+def _origin(folder: Path) -> dict[str, Any]:
+    try:
+        found = read_json(folder / ORIGIN, "run")
+    except InputError:
+        return {}
+    return found if isinstance(found, dict) else {}
