@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "relate": ("relate", "What fidelity says of quality: correlations, thresholds, predictors."),
     "figures": ("figures", "Draw the figures of a score table."),
     "report": ("report", "One HTML file that says what runs found, readable offline."),
+    "check": ("check", "Hold scores to thresholds, or to a reference run; for CI."),
     "train": ("train", "Train reference models and Lightning Indexers."),
     "ls": ("ls", "List what is known: selectors, targets, measures, tasks, families, figures."),
 }
