@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "figures": ("figures", "Draw the figures of a score table."),
     "report": ("report", "One HTML file that says what runs found, readable offline."),
     "check": ("check", "Hold scores to thresholds, or to a reference run; for CI."),
+    "import-selection": ("import_selection", "Store what a serving engine picked, for score."),
     "train": ("train", "Train reference models and Lightning Indexers."),
     "ls": ("ls", "List what is known: selectors, targets, measures, tasks, families, figures."),
 }

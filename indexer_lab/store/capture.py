@@ -20,7 +20,9 @@ SCHEMA_VERSION = 1
 class SampleInfo:
     """One prompt of a capture.
 
-    length: tokens. needles: token spans (first, one past the last) that hold what the answer needs.
+    length:  tokens.
+    needles: token spans (first, one past the last) that hold what the answer needs.
+    tokens:  digest of its token ids; "" in captures that do not say.
     """
 
     id: str
@@ -28,6 +30,7 @@ class SampleInfo:
     length: int
     answer: str = ""
     needles: list[list[int]] = field(default_factory=list)
+    tokens: str = ""
 
     @property
     def folder(self) -> str:

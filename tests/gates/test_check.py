@@ -23,7 +23,7 @@ def row(recall, layer=0, head=0, position=30, **more):
     base = {"sample": "a", "task": "niah", "length": 40, "layer": layer, "head": head,
             "position": position, "visible": position + 1, "budget": 4, "sets": 1,
             "trivial": False, "selector": "lightning", "target": "head_sum", "level": "token",
-            "recall": recall, "mass": recall, "kl": None if recall is None else 1 - recall}  # fmt: skip
+            "recall": recall, "mass": recall, "kl": recall and 1 - recall}  # fmt: skip
     return {**base, **more}
 
 
