@@ -125,7 +125,8 @@ def _of_ancestry(runs: list[Run]) -> Iterator[str]:
 
 def _stranger(picture: Picture, held: dict[str, set[str]]) -> str | None:
     for parent in ("scores", "quality"):
-        made_from = picture.inputs.get(parent)
+        inputs = picture.origin.get("inputs")
+        made_from = inputs.get(parent) if isinstance(inputs, dict) else None
         if isinstance(made_from, str) and held[parent] and made_from not in held[parent]:
             return parent
     return None

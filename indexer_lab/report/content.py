@@ -67,8 +67,12 @@ class Picture:
     height: int
     table: Table | None
     source: str
-    inputs: dict[str, Any]
-    command: str
+    origin: dict[str, Any]
+
+    @property
+    def command(self) -> str:
+        """What drew it; "" where its record does not say."""
+        return str(self.origin.get("command") or "")
 
     @property
     def inches(self) -> float:

@@ -133,8 +133,16 @@ def _facts(runs: list[Run]) -> Facts:
 
 
 def _known(runs: list[Run], key: str) -> list[str]:
-    values = (run.manifest.get(key) for run in runs)
+    """The values of a field in the runs' manifests and the settings of verdicts, each once."""
+    held = [run.manifest for run in runs]
+    held += [_settings(record) for run in runs for record in run.verdicts]
+    values = (fields.get(key) for fields in held)
     return list(dict.fromkeys(str(value) for value in values if value is not None))
+
+
+def _settings(record: dict[str, Any]) -> dict[str, Any]:
+    found = record.get("settings")
+    return found if isinstance(found, dict) else {}
 
 
 def _named(runs: list[Run], key: str) -> list[str]:
@@ -202,7 +210,15 @@ def _origin(run: Run) -> Facts:
     rest = {k: v for k, v in run.manifest.items() if k not in left_out and v not in (None, [])}
     if rest:
         rows.append(("Settings", ", ".join(f"{key} {value}" for key, value in rest.items())))
-    return rows
+    return rows + [_settled(record) for record in run.verdicts]
+
+
+def _settled(record: dict[str, Any]) -> tuple[str, str]:
+    """A verdict's script, with its settings and how long it took."""
+    said = [f"{key} {value}" for key, value in _settings(record).items() if value is not None]
+    if isinstance(seconds := record.get("seconds"), int | float):
+        said.append(f"{seconds:,.0f} seconds")
+    return str(record.get("script") or "verdict"), ", ".join(said) or "no settings"
 
 
 def _commands(runs: list[Run], command: str) -> list[tuple[str, str]]:

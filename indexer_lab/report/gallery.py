@@ -62,8 +62,6 @@ def _picture(path: Path, record: dict[str, Any]) -> Picture | None:
         return None
     width, height = struct.unpack(">II", data[16:24])
     origin = record.get("provenance")
-    origin = origin if isinstance(origin, dict) else {}
-    inputs = origin.get("inputs")
     return Picture(
         name=path.stem,
         title=str(record.get("title") or path.stem),
@@ -75,8 +73,7 @@ def _picture(path: Path, record: dict[str, Any]) -> Picture | None:
         height=height,
         table=_plotted(path.with_suffix(".csv")),
         source=str(path),
-        inputs=inputs if isinstance(inputs, dict) else {},
-        command=str(origin.get("command") or ""),
+        origin=origin if isinstance(origin, dict) else {},
     )
 
 

@@ -31,7 +31,8 @@ class Run:
     """One folder.
 
     kind:     capture, scores, quality, relate or gallery (figures, verdicts, or both).
-    origin:   command, commit, versions and machine; empty where the folder does not say.
+    origin:   command, commit, versions and machine, of a gallery's first piece; empty where the
+              folder does not say.
     problems: what is missing or damaged, a sentence each.
     """
 
@@ -62,7 +63,8 @@ def read_run(folder: Path) -> Run:
             f"{folder} holds no run: expected a folder that capture, score, quality, relate or "
             "figures made, or one with verdicts of the study"
         )
-    return Run("gallery", folder, pictures=tuple(drawn), verdicts=tuple(found))
+    origin = found[0] if found else drawn[0].origin
+    return Run("gallery", folder, {}, origin, pictures=tuple(drawn), verdicts=tuple(found))
 
 
 def _capture(folder: Path) -> Run:

@@ -17,6 +17,7 @@ from indexer_lab.waterfall import INDEXERS
 
 BASELINES = ("exact", "random", "sink_recent")
 OUTCOME = {"replay": "agreement", "decode": "score", "prefill+decode": "score"}
+BEYOND = "–: not known, or an end of the interval beyond what was measured."
 SAYS = {"agreement": "chooses the dense model's token in", "score": "answers right in"}
 
 
@@ -45,7 +46,7 @@ def _of_study(record: dict[str, Any], source: str) -> Verdict:
         state=str(record["finding"]),
         sentence=str(record["sentence"]),
         claim=str(record.get("claim") or ""),
-        numbers=table("The numbers behind it", columns, rows) if rows else None,
+        numbers=table("The numbers behind it", columns, rows, BEYOND) if rows else None,
         caveats=tuple(str(line) for line in record.get("caveats") or ()),
         source=str(record.get("script") or source),
     )

@@ -178,7 +178,8 @@ VERDICT = {
     "numbers": [{"name": "rise", "estimate": 0.2, "low": 0.1, "high": None, "n": 40,
                  "unit": "nats", "reason": ""}],
     "caveats": ["One model."], "figures": ["b", "a"], "tables": [], "seconds": 1.0,
-    "command": "python analyses/entropy.py",
+    "command": "python analyses/entropy.py", "commit": "abc-dirty", "versions": {"torch": "2.12.1"},
+    "settings": {"model": "needle-sft", "length": 2048, "prompts": None},
 }  # fmt: skip
 
 
@@ -197,6 +198,10 @@ def test_verdicts_of_the_study_are_read_with_their_figures(folders, tmp_path):
     assert f"It rose by 0.20 {HOSTILE}." in tree.text["p"]
     assert "One model." in tree.text["p"]
     assert "python analyses/entropy.py" in tree.text["pre"]
+    assert "model needle-sft, length 2048, 1 seconds" in tree.text["dd"]
+    assert "torch 2.12.1" in tree.text["dd"]
+    assert tree.text["h1"] == ["Which keys were missed, and what did that cost? needle-sft"]
+    assert "gallery was made from a checkout" in " ".join(tree.text["li"])
     assert [title for title in tree.text["h3"] if "layer" in title or "budget" in title] == [
         "Attention mass against budget",
         "Recall by layer",

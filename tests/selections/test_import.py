@@ -230,7 +230,7 @@ def half_named(capture):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda c: changed(c, 40), "position 35 picks 40, and sample 'first' has positions 0 to 39"),
+        (lambda c: changed(c, 40), "picks 40, and sample 'first' has positions 0 to 39"),
         (lambda c: changed(c, -2), "picks -2"),
         (lambda c: changed(c, 70144), "cache slots"),
         (lambda c: both(c, sglang)[:1], "1 selection and 2 samples"),
