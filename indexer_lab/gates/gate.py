@@ -12,6 +12,7 @@ import pandas as pd
 
 from indexer_lab.errors import InputError, unknown_name
 from indexer_lab.measures import FACTS, MEASURES
+from indexer_lab.store.files import read_yaml
 
 AGGREGATES: dict[str, Callable[[pd.Series], float]] = {
     "mean": lambda values: float(values.mean()),
@@ -100,15 +101,7 @@ def finite(where: str, text: object) -> float:
 def read(path: Path, default: Scope) -> list[Gate]:
     """The gates of a YAML file: a list, or a mapping with the list under `gates`. What an entry
     does not say about its rows, `default` says. Raises InputError naming file and entry."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"no gates at {path}: that file does not exist") from None
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read as YAML ({line})") from None
+    content = read_yaml(path, "gates")
     entries = content.get("gates") if isinstance(content, dict) else content
     if not isinstance(entries, list) or not entries:
         raise InputError(

@@ -76,6 +76,19 @@ def read_json(path: Path, what: str) -> Any:
         ) from None
 
 
+def read_yaml(path: Path, what: str) -> Any:
+    """The parsed file. Raises InputError when it is absent or no YAML."""
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"no {what} at {path}: that file does not exist") from None
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        line = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read as YAML ({line})") from None
+
+
 def folder_name(identifier: str) -> str:
     """A folder name for a sample id: the id itself where that is safe, else a digest of it."""
     if SAFE_ID.fullmatch(identifier) and not identifier.startswith("sha-"):
