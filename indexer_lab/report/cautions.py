@@ -25,12 +25,19 @@ WITHOUT = {
 
 def cautions(runs: list[Run]) -> list[str]:
     """Every warning that these folders give, the gravest first, each once."""
-    found = [f"{run.path.name}: {problem}" for run in runs for problem in run.problems]
-    for run in runs:
-        found += [f"{run.path.name}: {text}" for text in _of_run(run)]
+    found = _of_whom([(run, problem) for run in runs for problem in run.problems])
+    found += _of_whom([(run, text) for run in runs for text in _of_run(run)])
     found += _of_origins(runs)
     found += _of_ancestry(runs)
     return list(dict.fromkeys(found))
+
+
+def _of_whom(told: list[tuple[Run, str]]) -> list[str]:
+    """Each warning once, after the names of the folders that it is about."""
+    names: dict[str, list[str]] = {}
+    for run, text in told:
+        names.setdefault(text, []).append(run.path.name)
+    return [f"{', '.join(dict.fromkeys(about))}: {text}" for text, about in names.items()]
 
 
 def _of_run(run: Run) -> Iterator[str]:
@@ -89,9 +96,10 @@ def _of_notes(notes: dict[str, Any]) -> Iterator[str]:
 
 
 def _of_origins(runs: list[Run]) -> Iterator[str]:
-    for run in runs:
-        if str(run.origin.get("commit") or "").endswith("-dirty"):
-            yield f"{run.path.name} was made from a checkout with changes that no commit holds."
+    changed = [run for run in runs if str(run.origin.get("commit") or "").endswith("-dirty")]
+    yield from _of_whom(
+        [(run, "Made from a checkout with changes that no commit holds.") for run in changed]
+    )
     models = {str(run.manifest["model"]) for run in runs if "model" in run.manifest}
     if len(models) > 1:
         yield f"These folders are of different models: {', '.join(sorted(models))}."

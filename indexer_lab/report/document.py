@@ -88,7 +88,9 @@ ASKED = {
 
 
 def _asked(runs: list[Run]) -> str:
-    kinds = list(dict.fromkeys(run.kind for run in runs))
+    kinds = [kind for kind in ASKED if any(run.kind == kind for run in runs)]
+    if len(kinds) > 1 and "gallery" in kinds:
+        kinds.remove("gallery")
     told = "; ".join(ASKED[kind] for kind in kinds)
     return f"When a model attends to k keys instead of all of them: {told}."
 
@@ -179,7 +181,7 @@ def _fall(fall: Waterfall) -> Fall:
     for step in fall.steps:
         after = level - step.lost
         low, high = sorted((_within(level), _within(after)))
-        said = f"{-step.lost * 100:+.2f} %"
+        said = f"{-step.lost * 100:+.2f} %".replace("-", "−")
         bars.append((step.name, low, high - low, said, "lost" if step.lost >= 0 else "gained"))
         level = after
     bars.append(("kept", 0.0, _within(fall.kept), f"{fall.kept * 100:.2f} %", "whole"))
@@ -209,13 +211,17 @@ def _origin(run: Run) -> Facts:
                 "transformers", "indexer_lab", "model"}  # fmt: skip
     rest = {k: v for k, v in run.manifest.items() if k not in left_out and v not in (None, [])}
     if rest:
-        rows.append(("Settings", ", ".join(f"{key} {value}" for key, value in rest.items())))
+        rows.append(("Settings", ", ".join(f"{k} {_listed(value)}" for k, value in rest.items())))
     return rows + [_settled(record) for record in run.verdicts]
+
+
+def _listed(value: object) -> str:
+    return " and ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _settled(record: dict[str, Any]) -> tuple[str, str]:
     """A verdict's script, with its settings and how long it took."""
-    said = [f"{key} {value}" for key, value in _settings(record).items() if value is not None]
+    said = [f"{key} {_listed(value)}" for key, value in _settings(record).items() if value]
     if isinstance(seconds := record.get("seconds"), int | float):
         said.append(f"{seconds:,.0f} seconds")
     return str(record.get("script") or "verdict"), ", ".join(said) or "no settings"
@@ -226,7 +232,8 @@ def _commands(runs: list[Run], command: str) -> list[tuple[str, str]]:
     found: dict[str, list[str]] = {}
     for run in runs:
         name = run.path.name
-        if made := run.origin.get("command"):
+        made = run.origin.get("command")
+        if made and run.kind != "gallery":
             found.setdefault(str(made), []).append(name)
         elif run.kind != "gallery":
             found.setdefault("the folder does not say", []).append(name)

@@ -201,7 +201,7 @@ def test_verdicts_of_the_study_are_read_with_their_figures(folders, tmp_path):
     assert "model needle-sft, length 2048, 1 seconds" in tree.text["dd"]
     assert "torch 2.12.1" in tree.text["dd"]
     assert tree.text["h1"] == ["Which keys were missed, and what did that cost? needle-sft"]
-    assert "gallery was made from a checkout" in " ".join(tree.text["li"])
+    assert "gallery: Made from a checkout with" in " ".join(tree.text["li"])
     assert [title for title in tree.text["h3"] if "layer" in title or "budget" in title] == [
         "Attention mass against budget",
         "Recall by layer",
