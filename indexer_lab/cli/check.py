@@ -62,9 +62,9 @@ from indexer_lab.cli import options
 @options.config
 @options.talk
 def command(**given: Any) -> None:
-    """Hold score folders to thresholds. Every selector, target and budget is asked alone; trivial
-    rows are left out, and their share is said. Exit code 0: all gates hold, 1: one failed, 2: bad
-    input, a gate over no rows among it.
+    """Hold score folders to thresholds. Every selector, target, level and budget is asked alone;
+    trivial rows are left out, and their share is said. Exit code 0: all gates hold, 1: one failed,
+    2: bad input, a gate over no rows among it.
 
     \b
     indexer-lab check scores/ --min recall=0.9 --min mass.p1=0.5 --selector lightning --per layer

@@ -12,8 +12,8 @@ from indexer_lab.gates.gate import GROUPS, Scope
 from indexer_lab.scoring import BASELINES
 from indexer_lab.store.scores import Scores
 
-CASE = ["selector", "target", "budget"]
-"""Never pooled: a number over two selectors, targets or budgets says nothing."""
+CASE = ["selector", "target", "level", "budget"]
+"""Never pooled: a number over two selectors, targets, levels or budgets says nothing."""
 WHERE = ["layer", "head"]
 ROW = ["sample", "layer", "head", "position"]
 NEEDED = list(dict.fromkeys([*CASE, *GROUPS, *ROW, "length", "trivial"]))
@@ -32,7 +32,7 @@ def load(scores: Scores, measures: Sequence[str]) -> pd.DataFrame:
             "score --resume"
         )
     frame = scores.frame(list(dict.fromkeys([*NEEDED, *measures])))
-    return frame.astype(dict.fromkeys(("sample", "task", "selector", "target"), str))
+    return frame.astype(dict.fromkeys(("sample", "task", "selector", "target", "level"), str))
 
 
 def within(frame: pd.DataFrame, scope: Scope) -> pd.DataFrame:
@@ -83,7 +83,8 @@ def counted(case: dict[str, Any], part: pd.DataFrame) -> pd.DataFrame:
 
 def named(case: dict[str, Any]) -> str:
     """A case in words."""
-    first = f"{case['selector']}, target {case['target']}, {case['budget']} keys"
+    unit = "units" if case["level"] == "unit" else "keys"
+    first = f"{case['selector']}, target {case['target']}, {case['budget']} {unit}"
     more = [f"{name} {case[name]}" for name in GROUPS if name in case]
     return ", ".join([first, *more])
 

@@ -91,7 +91,8 @@ def _of_notes(notes: dict[str, Any]) -> Iterator[str]:
         ("scores without quality rows", "scored selections were never run on the model"),
         ("rows without an answer", "runs have no answer to judge"),
     ):
-        if count := notes.get(name):
+        count = notes.get(name)
+        if isinstance(count, int) and count:
             yield f"{count:,} {what}, and are in no relation."
 
 

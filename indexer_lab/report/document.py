@@ -221,7 +221,11 @@ def _listed(value: object) -> str:
 
 def _settled(record: dict[str, Any]) -> tuple[str, str]:
     """A verdict's script, with its settings and how long it took."""
-    said = [f"{key} {_listed(value)}" for key, value in _settings(record).items() if value]
+    said = [
+        f"{key} {_listed(value)}"
+        for key, value in _settings(record).items()
+        if value not in (None, [], "")
+    ]
     if isinstance(seconds := record.get("seconds"), int | float):
         said.append(f"{seconds:,.0f} seconds")
     return str(record.get("script") or "verdict"), ", ".join(said) or "no settings"

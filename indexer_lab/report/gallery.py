@@ -22,7 +22,7 @@ def pictures(folder: Path) -> list[Picture]:
     """The figures that `indexer-lab figures` left there, each with its PNG; others are no figures
     of ours and are passed over. Those that a verdict tells of come first, in its order; the others
     as `ls figures` has them."""
-    told = [name for record in verdict_records(folder) for name in record.get("figures") or ()]
+    told = [name for record in verdict_records(folder) for name in listed(record, "figures")]
     order = {name: place for place, name in enumerate(dict.fromkeys([*map(str, told), *FIGURES]))}
     found = [
         picture
@@ -43,6 +43,20 @@ def verdict_records(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def origin_of(record: object) -> dict[str, Any]:
+    """What a record says of its origin, as far as it is of the types that we write."""
+    kinds = {"command": str, "commit": str, "seed": int, "versions": dict, "machine": dict,
+             "inputs": dict}  # fmt: skip
+    known = record if isinstance(record, dict) else {}
+    return {name: known[name] for name, kind in kinds.items() if isinstance(known.get(name), kind)}
+
+
+def listed(record: dict[str, Any], name: str) -> list[Any]:
+    """A field that holds a list; empty where it holds anything else."""
+    found = record.get(name)
+    return found if isinstance(found, list) else []
+
+
 def _records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in sorted(folder.glob("*.json")):
         try:
@@ -61,7 +75,6 @@ def _picture(path: Path, record: dict[str, Any]) -> Picture | None:
     if not data.startswith(PNG) or len(data) < 24:
         return None
     width, height = struct.unpack(">II", data[16:24])
-    origin = record.get("provenance")
     return Picture(
         name=path.stem,
         title=str(record.get("title") or path.stem),
@@ -73,7 +86,7 @@ def _picture(path: Path, record: dict[str, Any]) -> Picture | None:
         height=height,
         table=_plotted(path.with_suffix(".csv")),
         source=str(path),
-        origin=origin if isinstance(origin, dict) else {},
+        origin=origin_of(record.get("provenance")),
     )
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from indexer_lab.errors import InputError
 from indexer_lab.report.content import Picture, plural
-from indexer_lab.report.gallery import pictures, verdict_records
+from indexer_lab.report.gallery import origin_of, pictures, verdict_records
 from indexer_lab.store.capture import Capture, SampleInfo, read_samples
 from indexer_lab.store.files import ORIGIN, read_json
 from indexer_lab.store.quality import open_quality
@@ -19,11 +19,16 @@ from indexer_lab.store.scores import open_scores
 
 COLUMNS = [
     "sample", "task", "length", "layer", "head", "position", "budget", "sets", "trivial",
-    "selector", "target", "recall", "mass", "output_error",
+    "selector", "target", "level", "recall", "mass", "output_error",
     "duplicates", "future", "out_of_range", "missing",
 ]  # fmt: skip
 """What a report reads of a score table."""
-RELATED = ("relations", "predictors", "thresholds")
+RELATED = {
+    "relations": {"question", "x", "method", "held", "estimate", "low", "reason"},
+    "predictors": {"name", "r2"},
+    "thresholds": {"x", "budget", "estimate"},
+}
+"""The tables of relate that a report shows, and columns that each has."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Run:
     origin:   command, commit, versions and machine, of a gallery's first piece; empty where the
               folder does not say.
     problems: what is missing or damaged, a sentence each.
+    frames:   of a score run `scores`, rows of tokens, and `units`, where an indexer selects those.
     """
 
     kind: str
@@ -63,20 +69,20 @@ def read_run(folder: Path) -> Run:
             f"{folder} holds no run: expected a folder that capture, score, quality, relate or "
             "figures made, or one with verdicts of the study"
         )
-    origin = found[0] if found else drawn[0].origin
+    origin = origin_of(found[0]) if found else drawn[0].origin
     return Run("gallery", folder, {}, origin, pictures=tuple(drawn), verdicts=tuple(found))
 
 
 def _capture(folder: Path) -> Run:
     manifest, origin = _manifest(folder / "manifest.json"), _origin(folder)
+    if "layers" not in manifest:
+        raise InputError(f"{folder}/manifest.json names no layers: this is no capture of ours")
     try:
         samples = read_samples(folder / "samples.jsonl")
         capture = Capture(folder, manifest, samples)
         lacking = [sample.id for sample in samples if capture.missing(sample)]
     except InputError as error:
         return Run("capture", folder, manifest, origin, (str(error),))
-    except KeyError:
-        raise InputError(f"{folder}/manifest.json names no layers: capture again") from None
     problem = (
         f"This capture is unfinished: {plural(len(lacking), 'prompt')} of {len(samples):,} lack "
         "layers; finish it with capture --resume."
@@ -104,7 +110,12 @@ def _scores(folder: Path, manifest: dict[str, Any]) -> Found:
     wanted = int(manifest.get("samples", 0)) * layers
     have = len(list((folder / "parts").glob("*/layer-*.parquet")))
     problems = _unfinished("score", have, wanted, "part")
-    return _read({"scores": lambda: open_scores(folder).frame(COLUMNS)}, problems, have)
+    frames, problems = _read({"all": lambda: open_scores(folder).frame(COLUMNS)}, problems, have)
+    if "all" not in frames:
+        return {}, problems
+    every = frames["all"]
+    levels = {"scores": every[every["level"] == "token"], "units": every[every["level"] != "token"]}
+    return {name: rows for name, rows in levels.items() if len(rows)}, problems
 
 
 def _quality(folder: Path, manifest: dict[str, Any]) -> Found:
@@ -120,11 +131,17 @@ def _quality(folder: Path, manifest: dict[str, Any]) -> Found:
 
 def _relate(folder: Path, manifest: dict[str, Any]) -> Found:
     frames, problems = {}, []
-    for name in RELATED:
+    for name, columns in RELATED.items():
         try:
-            frames[name] = pd.read_csv(folder / f"{name}.csv")
+            frame = pd.read_csv(folder / f"{name}.csv")
         except (OSError, ValueError) as error:
             problems.append(f"{name}.csv cannot be read ({error}); run relate again.")
+            continue
+        if columns <= set(frame.columns):
+            frames[name] = frame
+        else:
+            lost = ", ".join(sorted(columns - set(frame.columns)))
+            problems.append(f"{name}.csv lacks {lost}; run relate again.")
     return frames, problems
 
 
@@ -155,16 +172,27 @@ def _read(
     return frames, problems
 
 
+KINDS: dict[str, type] = {
+    "samples": int, "notes": dict,
+    **dict.fromkeys(("layers", "budgets", "targets", "selectors", "modes"), list),
+}  # fmt: skip
+"""Fields of manifests that a report reads, and what they hold."""
+
+
 def _manifest(path: Path) -> dict[str, Any]:
     found = read_json(path, "run")
     if not isinstance(found, dict):
         raise InputError(f"{path} holds no object; make the run again")
+    for name, kind in KINDS.items():
+        if name in found and not isinstance(found[name], kind):
+            raise InputError(
+                f"{path}: {name} is {str(found[name])[:40]!r}, which no command of ours writes"
+            )
     return found
 
 
 def _origin(folder: Path) -> dict[str, Any]:
     try:
-        found = read_json(folder / ORIGIN, "run")
+        return origin_of(read_json(folder / ORIGIN, "run"))
     except InputError:
         return {}
-    return found if isinstance(found, dict) else {}

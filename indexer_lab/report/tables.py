@@ -19,14 +19,16 @@ def tables(run: Run) -> list[Table]:
     """The tables of one folder, the most telling first."""
     found: list[Table] = []
     if "scores" in run.frames:
-        found += _of_scores(run.frames["scores"])
+        found += _of_scores(run.frames["scores"], "Selectors against exact top-k")
+    if "units" in run.frames:
+        found += _of_scores(run.frames["units"], "The same, counted in units of several tokens")
     if "quality" in run.frames:
         found += _of_quality(run.frames["quality"], run.frames.get("speed"))
     found += [_relation(name, run.frames[name]) for name in CAPTIONS if name in run.frames]
     return found
 
 
-def _of_scores(frame: pd.DataFrame) -> list[Table]:
+def _of_scores(frame: pd.DataFrame, caption: str) -> list[Table]:
     measures = [name for name in ("recall", "mass", "output_error") if frame[name].notna().any()]
     stats = ("mean", "median", "p10", "p1", "worst")
     summary = summarise(frame, measures)
@@ -36,7 +38,7 @@ def _of_scores(frame: pd.DataFrame) -> list[Table]:
         "sets 1: all heads share the selection. p10 and p1: a tenth and a hundredth of the rows "
         "are worse; of an error, larger."
     )
-    found = [framed("Selectors against exact top-k", summary[columns], note)]
+    found = [framed(caption, summary[columns], note)]
     budget = shown_budget(frame)
     if budget is not None:
         found.append(_by_layer(frame[frame["budget"] == budget], budget, measures))

@@ -10,6 +10,7 @@ import pandas as pd
 
 from indexer_lab.quality.trial import ALL_LAYERS, DENSE
 from indexer_lab.report.content import Verdict, percent, plural, table
+from indexer_lab.report.gallery import listed
 from indexer_lab.report.runs import Run
 from indexer_lab.report.words import spoken
 from indexer_lab.summary import summarise
@@ -29,14 +30,18 @@ def verdicts(run: Run) -> list[Verdict]:
         found += [Verdict("measured", text, source=source) for text in _fidelity(run)]
     if "quality" in run.frames:
         found += [Verdict("measured", text, source=source) for text in _quality(run)]
-    if "relations" in run.frames and "notes" in run.manifest:
+    if "relations" in run.frames and {"prompts", "pairs", "quality"} <= set(_notes(run)):
         text = spoken(run.frames["relations"], run.manifest["notes"])
         found.append(Verdict("measured", text[0].upper() + text[1:] + ".", source=source))
     return found
 
 
+def _notes(run: Run) -> dict[str, Any]:
+    return run.manifest.get("notes") or {}
+
+
 def _of_study(record: dict[str, Any], source: str) -> Verdict:
-    numbers = [row for row in record.get("numbers") or () if isinstance(row, dict)]
+    numbers = [row for row in listed(record, "numbers") if isinstance(row, dict)]
     columns = ("number", "estimate", "95 % from", "to", "unit", "prompts", "why not")
     rows = [
         [row.get(name) for name in ("name", "estimate", "low", "high", "unit", "n", "reason")]
@@ -47,7 +52,7 @@ def _of_study(record: dict[str, Any], source: str) -> Verdict:
         sentence=str(record["sentence"]),
         claim=str(record.get("claim") or ""),
         numbers=table("The numbers behind it", columns, rows, BEYOND) if rows else None,
-        caveats=tuple(str(line) for line in record.get("caveats") or ()),
+        caveats=tuple(str(line) for line in listed(record, "caveats")),
         source=str(record.get("script") or source),
     )
 

@@ -208,6 +208,21 @@ def test_verdicts_of_the_study_are_read_with_their_figures(folders, tmp_path):
     ]
 
 
+def test_records_of_strange_types_are_passed_over(folders, tmp_path):
+    strange = {**VERDICT, "numbers": 3, "caveats": "abc", "figures": {}, "settings": [1],
+               "versions": [1], "machine": "m", "seconds": "1", "commit": 4}  # fmt: skip
+    (tmp_path / "a.json").write_text(json.dumps(strange))
+    (tmp_path / "b.json").write_text(json.dumps({"reading": 3, "kind": "verdict"}))
+    (tmp_path / "c.json").write_text(json.dumps({"reading": "no picture", "provenance": 3}))
+    _, tree = report(tmp_path / "r.html", tmp_path)
+    assert tree.text["strong"] == ["not supported"]
+    shutil.copytree(folders / "relate", tmp_path / "relate")
+    (tmp_path / "relate" / "relations.csv").write_text("x,y\n1,2\n")
+    (tmp_path / "relate" / "origin.json").write_text('{"versions": 3, "command": []}')
+    _, tree = report(tmp_path / "r.html", tmp_path / "relate")
+    assert "relations.csv lacks estimate, held" in " ".join(tree.text["li"])
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
@@ -217,6 +232,9 @@ def test_verdicts_of_the_study_are_read_with_their_figures(folders, tmp_path):
         (lambda root: _file(root / "run.json", "{").parent, "cannot be read as JSON"),
         (lambda root: _file(root / "run.json", "[1]").parent, "holds no object"),
         (lambda root: _file(root / "run.json", '{"kind": "toast"}').parent, "of kind 'toast'"),
+        (lambda root: _file(root / "run.json", '{"samples": "x"}').parent, "samples is 'x'"),
+        (lambda root: _file(root / "manifest.json", '{"layers": 3}').parent, "layers is '3'"),
+        (lambda root: _file(root / "manifest.json", "{}").parent, "names no layers"),
     ],
 )
 def test_a_wrong_folder_is_one_line(tmp_path, make, said):
