@@ -13,7 +13,7 @@ from indexer_lab import __version__
 from indexer_lab.errors import LabError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("demo", "The whole way on a shipped model: capture, validate, score, figures."),
+    "demo": ("demo", "The whole way on a shipped model: from capture to report."),
     "capture": ("capture", "Run a model on prompts and keep its queries, keys and indexers."),
     "validate": ("validate", "Prove that a capture gives back the model's own attention."),
     "score": ("score", "Hold selectors against the exact top-k of a capture."),

@@ -27,6 +27,7 @@ class Imported:
     path: Path
     capture: Path
     ordered: bool
+    native: bool
     counts: dict[str, int]
 
     def lines(self) -> Iterator[str]:
@@ -44,8 +45,9 @@ class Imported:
             f"{counts['k']:,} keys are in {self.path}"
         )
         budget = "" if self.ordered else f" --budget {counts['k']}"
+        native = "--selector native " if self.native else ""
         yield (
-            f"score them with: indexer-lab score {self.capture} --selector native --selector "
+            f"score them with: indexer-lab score {self.capture} {native}--selector "
             f"recorded:{self.path}{budget} -o …"
         )
 
@@ -81,7 +83,8 @@ def import_step(
     }
     with written(path) as temporary:
         save_file(tensors, temporary, metadata={"selection": json.dumps(facts, sort_keys=True)})
-    return Imported(path, capture, ordered, _counts(fitted))
+    native = all(each.native for each in fitted)
+    return Imported(path, capture, ordered, native, _counts(fitted))
 
 
 def _counts(fitted: list[Fitted]) -> dict[str, int]:

@@ -111,7 +111,8 @@ def cell(value: object) -> Cell:
     if isinstance(value, int):
         return Cell(f"{value:,}", str(value), True)
     if isinstance(value, float):
-        return Cell(number(value), repr(value), True)
+        key = repr(value) if math.isfinite(value) else number(value).replace("∞", "Infinity")
+        return Cell(number(value), key.replace("−", "-"), True)
     return Cell(str(value), str(value), False)
 
 

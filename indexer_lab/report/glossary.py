@@ -22,7 +22,27 @@ TERMS = [
         "counted and left out of every number.",
     ),
     ("entropy", "How widely a query spreads its attention, in nats."),
+    (
+        "mean, median, p10, p1, worst",
+        "Over the query rows that count; a tenth and a hundredth of them are worse than p10 and p1.",
+    ),
     ("dense", "The model with full attention."),
+    (
+        "nll, delta nll, kl",
+        "What the dense model's own tokens cost the model, in nats per token; how much more than "
+        "dense; and how far its next-token distribution is from dense's.",
+    ),
+    ("agreement", "Share of tokens for which the model's first choice is the dense model's."),
+    ("score", "Share of right answers."),
+    (
+        "estimate, low, high, p, p holm",
+        "A correlation with its 95 % interval, which resamples whole prompts, and its p-value, "
+        "before and after correction for how many were asked.",
+    ),
+    (
+        "r2, behind",
+        "How much of quality a measure predicts on unseen prompts; how far the best leads.",
+    ),
     ("replay", "The dense model's own text is forced on the model; each token is compared."),
     ("decode", "The model reads the prompt with full attention and writes its own answer."),
 ]

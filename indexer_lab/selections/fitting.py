@@ -22,6 +22,7 @@ from indexer_probes.records import LayerRecord
 class Fitted:
     """One sample and layer.
 
+    native:   whether the capture holds the model's own selection too.
     mark:     fingerprint of the queries that it belongs to.
     picked:   int32 [query, k], -1 for empty places; one row for each captured query.
     future:   places with keys after the query.
@@ -32,6 +33,7 @@ class Fitted:
 
     sample: SampleInfo
     layer: int
+    native: bool
     mark: str
     picked: Tensor
     future: int
@@ -178,6 +180,7 @@ def _counted(sample: SampleInfo, record: LayerRecord, rows: Integers) -> Fitted:
     return Fitted(
         sample,
         record.layer,
+        record.indexer is not None,
         fingerprint(record.queries, record.positions),
         torch.from_numpy(rows.astype(np.int32)),
         future=int((rows > record.positions.numpy()[:, None]).sum()),

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 import pytest
 
+from indexer_lab.report.content import cell
+
 from .conftest import ATTRIBUTE, HOSTILE, LONG, MODEL, done, run
 from .reading import Tree
 
@@ -119,6 +121,11 @@ def test_numbers_sort_by_value_and_missing_ones_are_last(tree):
     heads = tree.all("th")
     assert all(head["aria-sort"] == "none" and head["scope"] == "col" for head in heads)
     assert len(tree.all("button")) == len(heads)
+
+
+def test_what_is_not_finite_sorts_as_what_it_is():
+    keys = [cell(value).key for value in (float("inf"), float("-inf"), float("nan"), None, 2.5, 7)]
+    assert keys == ["Infinity", "-Infinity", "", "", "2.5", "7"]
 
 
 def test_a_figure_is_drawn_where_none_was_given(folders, tmp_path):
