@@ -24,7 +24,7 @@ TERMS = [
     ("entropy", "How widely a query spreads its attention, in nats."),
     (
         "mean, median, p10, p1, worst",
-        "Over the query rows that count; a tenth and a hundredth of them are worse than p10 and p1.",
+        "Over the query rows that count; a tenth of them are worse than p10, a hundredth than p1.",
     ),
     ("dense", "The model with full attention."),
     (
