@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-MOST_ROWS = 500
+MOST_ROWS = 2000
 """A table in a report is for the eye; the folder holds all of it."""
 
 

@@ -1,5 +1,6 @@
 """Chromium without a window, driven through the DevTools protocol over two pipes: no package."""
 
+import fcntl
 import json
 import os
 import select
@@ -99,11 +100,20 @@ class Page:
         return json.loads(message)
 
 
+def _pipe():
+    """Both ends of a pipe, numbered clear of the two descriptors that the browser is given."""
+    ends = os.pipe()
+    moved = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends]
+    for end in ends:
+        os.close(end)
+    return moved
+
+
 @contextmanager
 def page(path):
     """A page of the browser at `path`, which is ended with it."""
-    to_read, to_write = os.pipe()
-    from_read, from_write = os.pipe()
+    to_read, to_write = _pipe()
+    from_read, from_write = _pipe()
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         words = [
             path, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from indexer_lab.report.content import cell
+from indexer_lab.report.content import MOST_ROWS, cell, table
 
 from .conftest import ATTRIBUTE, HOSTILE, LONG, MODEL, done, run
 from .reading import Tree
@@ -121,6 +121,13 @@ def test_numbers_sort_by_value_and_missing_ones_are_last(tree):
     heads = tree.all("th")
     assert all(head["aria-sort"] == "none" and head["scope"] == "col" for head in heads)
     assert len(tree.all("button")) == len(heads)
+
+
+def test_a_long_table_is_cut_and_says_so():
+    found = table("t", ("n",), ((number,) for number in range(MOST_ROWS + 1)), "A note.")
+    assert len(found.rows) == MOST_ROWS
+    assert found.note == "A note. The first 2,000 of 2,001 rows."
+    assert found.numeric == [True]
 
 
 def test_what_is_not_finite_sorts_as_what_it_is():
