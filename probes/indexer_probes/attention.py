@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall
 from indexer_probes.families.base import Attention, own
-from indexer_probes.gathering import attend_gathered, worth_gathering
+from indexer_probes.few_keys import attend_gathered, worth_gathering
 from indexer_probes.records import CHUNK_BYTES, MaskRule, Witness
 
 

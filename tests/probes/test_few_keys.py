@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from indexer_probes import gathering
+from indexer_probes import few_keys
 from indexer_probes.attention import attend_selected
 from indexer_probes.families import AttentionCall
-from indexer_probes.gathering import attend_gathered, worth_gathering
+from indexer_probes.few_keys import attend_gathered, worth_gathering
 from indexer_probes.records import MaskRule
 
 HEADS, KV_HEADS, ROWS, KEYS = 4, 2, 9, 50
@@ -44,7 +44,7 @@ def literal(given, rule, support):
 @pytest.mark.parametrize("window", [None, 11])
 @pytest.mark.parametrize("room", [1, 1 << 20])
 def test_only_distinct_visible_keys_count(sets, window, room, monkeypatch):
-    monkeypatch.setattr(gathering, "CACHE_BYTES", room)
+    monkeypatch.setattr(few_keys, "CACHE_BYTES", room)
     draw = torch.Generator().manual_seed(2)
     support = torch.randint(-1, KEYS, (sets, ROWS, 6), generator=draw)
     support[:, 3] = -1  # nothing picked
