@@ -58,7 +58,7 @@ def _tables(folder: Path) -> dict[str, Source]:
     if kind == "relate":
         return {"pairs": Source(_pairs(folder, manifest), "relate", manifest)}
     scores = open_scores(folder)
-    return {"scores": Source(scores.frame(), "scores", scores.manifest)}
+    return {"scores": Source(scores.tokens(), "scores", scores.manifest)}
 
 
 def _quality_tables(quality: Quality) -> dict[str, Source]:

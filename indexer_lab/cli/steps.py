@@ -32,6 +32,7 @@ def capture_step(
     positions: str = "last:256",
     values: bool = False,
     witnesses: int = 4,
+    decode: int = 0,
     device: str = "cpu",
     dtype: str = "auto",
     trust_remote_code: bool = False,
@@ -48,7 +49,7 @@ def capture_step(
         trust_remote_code, seed,
     )  # fmt: skip
     encoded = loaded.encoded
-    plan = capturing.Plan(loaded.layers, rule, positions, values, witnesses)
+    plan = capturing.Plan(loaded.layers, rule, positions, values, witnesses, decode)
     facts = capturing.manifest(loaded.model, model, revision, encoded, plan, seed)
     with progress("capture", len(encoded), quiet) as advance:
         return capturing.run(loaded.model, encoded, plan, facts, output, resume, force, advance)
@@ -102,7 +103,7 @@ def load_step(
         room,
     )  # fmt: skip
     loaded = load_model(place, revision, dtype, device, trust_remote_code)
-    return Loaded(loaded, tokenizer, encoded, chosen)
+    return Loaded(loaded, tokenizer, encoded, capturing.attending(loaded, layers, chosen))
 
 
 def lengths_step(
