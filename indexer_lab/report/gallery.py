@@ -43,6 +43,20 @@ def verdict_records(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+def verdict_tables(folder: Path, records: list[dict[str, Any]]) -> list[Table]:
+    """The tables that verdicts name, whole; a name that is no plain file name is passed over."""
+    named = dict.fromkeys(str(name) for record in records for name in listed(record, "tables"))
+    found = []
+    for name in named:
+        if name != Path(name).name or not name.endswith(".csv"):
+            continue
+        try:
+            found.append(framed(name, pd.read_csv(folder / name)))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
 def origin_of(record: object) -> dict[str, Any]:
     """What a record says of its origin, as far as it is of the types that we write."""
     kinds = {"command": str, "commit": str, "seed": int, "versions": dict, "machine": dict,

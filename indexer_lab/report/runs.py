@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from indexer_lab.errors import InputError
-from indexer_lab.report.content import Picture, plural
-from indexer_lab.report.gallery import origin_of, pictures, verdict_records
+from indexer_lab.report.content import Picture, Table, plural
+from indexer_lab.report.gallery import origin_of, pictures, verdict_records, verdict_tables
 from indexer_lab.store.capture import Capture, SampleInfo, read_samples
 from indexer_lab.store.files import ORIGIN, read_json
 from indexer_lab.store.quality import open_quality
@@ -51,6 +51,7 @@ class Run:
     samples: tuple[SampleInfo, ...] = ()
     pictures: tuple[Picture, ...] = ()
     verdicts: tuple[dict[str, Any], ...] = ()
+    sheets: tuple[Table, ...] = ()
 
 
 def read_run(folder: Path) -> Run:
@@ -70,7 +71,10 @@ def read_run(folder: Path) -> Run:
             "figures made, or one with verdicts of the study"
         )
     origin = origin_of(found[0]) if found else drawn[0].origin
-    return Run("gallery", folder, {}, origin, pictures=tuple(drawn), verdicts=tuple(found))
+    return Run(
+        "gallery", folder, {}, origin, pictures=tuple(drawn), verdicts=tuple(found),
+        sheets=tuple(verdict_tables(folder, found)),
+    )  # fmt: skip
 
 
 def _capture(folder: Path) -> Run:

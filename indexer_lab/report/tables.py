@@ -17,7 +17,7 @@ from indexer_lab.waterfall import Waterfall
 
 def tables(run: Run) -> list[Table]:
     """The tables of one folder, the most telling first."""
-    found: list[Table] = []
+    found: list[Table] = list(run.sheets)
     if "scores" in run.frames:
         found += _of_scores(run.frames["scores"], "Selectors against exact top-k")
     if "units" in run.frames:

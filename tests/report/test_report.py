@@ -5,9 +5,13 @@ import re
 import shutil
 from itertools import pairwise
 
+import pandas as pd
 import pytest
 
 from indexer_lab.report.content import MOST_ROWS, cell, table
+from study import Answer, Finding, Number, Script, Size, Verdict
+from study.arguments import ask
+from study.running import publish
 
 from .conftest import ATTRIBUTE, HOSTILE, LONG, MODEL, done, run
 from .reading import Tree
@@ -220,6 +224,34 @@ def test_verdicts_of_the_study_are_read_with_their_figures(folders, tmp_path):
         "Attention mass against budget",
         "Recall by layer",
     ]
+
+
+def test_what_a_script_of_the_study_publishes_is_read(tmp_path):
+    size = Size(("multi_key",), 1000, 4)
+    script = Script("a_claim", "Keys matter.", "needle-dense", size, size)
+    asked = ask(script, "about", ["-o", str(tmp_path), "--quiet", "--seed", "3"])
+    numbers = (Number("share", 0.5, float("-inf"), 0.75, 12), Number("x", *[float("nan")] * 3, 3))
+    verdict = Verdict(Finding.UNDECIDED, "They may.", numbers, ("Few prompts.",))
+    frame = pd.DataFrame({"task": ["multi_key", HOSTILE], "kept": [0.25, 0.5]})
+    publish(script, asked, Answer(verdict, {"by_task": frame}), 12.0)
+    _, tree = report(tmp_path / "r.html", tmp_path)
+    assert tree.text["strong"] == ["undecided here"]
+    assert tree.text["h3"][0] == "Keys matter."
+    assert {"They may.", "Few prompts."} <= set(tree.text["p"])
+    assert {"share", "0.750", "12", HOSTILE, "0.250"} <= set(tree.text["td"])
+    assert "a_claim_by_task.csv" in tree.text["span"]
+    assert any(text.startswith("python analyses/a_claim.py") for text in tree.text["pre"])
+    assert any("tasks multi_key" in text and "seed 3" in text for text in tree.text["dd"])
+
+
+def test_tables_outside_the_folder_are_not_read(tmp_path):
+    gallery = tmp_path / "gallery"
+    gallery.mkdir()
+    (tmp_path / "secret.csv").write_text("a\nxyzzy\n")
+    names = ["../secret.csv", str(tmp_path / "secret.csv"), "absent.csv", 3]
+    (gallery / "a.json").write_text(json.dumps({**VERDICT, "tables": names}))
+    done("report", gallery, "--no-figures", "-o", tmp_path / "r.html")
+    assert "xyzzy" not in (tmp_path / "r.html").read_text()
 
 
 def test_records_of_strange_types_are_passed_over(folders, tmp_path):
