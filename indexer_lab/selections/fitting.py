@@ -15,6 +15,7 @@ from indexer_lab.selections.payload import Payload
 from indexer_lab.store.capture import Capture, SampleInfo
 from indexer_lab.store.files import digest
 from indexer_lab.store.fingerprint import fingerprint
+from indexer_lab.unit_level import has_units
 from indexer_probes.records import LayerRecord
 
 
@@ -135,7 +136,7 @@ def fit(
         at = columns(capture, payload, layers)
         for layer in capture.layers:
             record = capture.record(sample, layer)
-            if record.indexer is not None and record.indexer.spans is not None:
+            if has_units(record):
                 raise InputError(
                     f"layer {layer}'s indexer selects units that span several tokens; engines' "
                     "selections of tokens do not fit it"

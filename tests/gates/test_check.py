@@ -116,6 +116,13 @@ def test_selectors_budgets_and_targets_are_never_pooled(folder):
     assert check(folder(rows, "b"), "--max", "recall=0.1", *narrow).exit_code == 0
 
 
+def test_units_are_asked_apart_from_tokens(folder):
+    done = check(folder([*ROWS, row(0.1, level="unit")]), "--min", "recall=0.8")
+    assert done.exit_code == 1
+    assert "FAILED  recall mean ≥ 0.8: lightning, target head_sum, 4 units: 0.1" in done.stdout
+    assert "ok      recall mean ≥ 0.8: lightning, target head_sum, 4 keys: 0.8" in done.stdout
+
+
 def test_a_missing_number_never_passes(folder):
     rows = [*ROWS[:3], row(None, layer=2, head=1, mass=0.9)]
     done = check(folder(rows), "--min", "recall=0.1")

@@ -9,10 +9,14 @@ import pandas as pd
 import pytest
 
 from indexer_lab.report.content import MOST_ROWS, cell, table
+from indexer_lab.scoring import SCHEMA
+from indexer_lab.store import scores
+from indexer_lab.store.capture import SampleInfo
 from study import Answer, Finding, Number, Script, Size, Verdict
 from study.arguments import ask
 from study.running import publish
 
+from ..lab.test_relate_command import table as filled
 from .conftest import ATTRIBUTE, HOSTILE, LONG, MODEL, done, run
 from .reading import Tree
 
@@ -145,6 +149,22 @@ def test_a_figure_is_drawn_where_none_was_given(folders, tmp_path):
     tree = Tree(out.read_text(encoding="utf-8"))
     assert len(tree.all("img")) >= 1
     assert all(image["src"].startswith("data:image/png;base64,") for image in tree.all("img"))
+
+
+def test_units_have_a_table_of_their_own(tmp_path):
+    base = {"sample": "a", "task": "t", "length": 40, "layer": 0, "head": 0, "position": 30,
+            "sets": 1, "trivial": False, "selector": "lightning", "target": "head_sum"}  # fmt: skip
+    rows = [
+        {**base, "level": "token", "budget": 8, "recall": 0.5, "mass": 0.5},
+        {**base, "level": "unit", "budget": 2, "recall": 0.125, "mass": 0.25},
+    ]
+    kept = scores.create(tmp_path / "scores", {"model": "m", "layers": [0], "samples": 1})
+    kept.save(SampleInfo("a", "t", 40), 0, filled(rows, SCHEMA))
+    _, tree = report(tmp_path / "r.html", tmp_path / "scores")
+    assert "The same, counted in units of several tokens" in tree.text["span"]
+    (sentence,) = (text for text in tree.text["p"] if text.startswith("With 8 keys"))
+    assert "lightning finds 50.0 % of" in sentence
+    assert "0.125" in tree.text["td"]
 
 
 def test_an_empty_run_says_so(folders, tmp_path):

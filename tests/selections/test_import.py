@@ -3,9 +3,11 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
@@ -317,3 +319,20 @@ def test_nothing_is_replaced_unasked(capture, tmp_path):
     assert out.read_bytes() == before
     assert "ends in .safetensors" in run("import-selection", capture, file, "-o", "s.npy").stderr
     assert "no such file" in run("import-selection", capture, "absent.json").stderr
+
+
+def test_an_indexer_of_units_is_refused(tmp_path):
+    record = make_record(0, 40)
+    spans = torch.arange(40).reshape(20, 2)[:, :1] + torch.tensor([0, 2])
+    indexer = replace(
+        record.indexer,
+        keys=record.indexer.keys[:20],
+        native=record.indexer.native.clamp(max=19),
+        spans=spans,
+    )
+    kept = create(tmp_path / "capture", {"model": "m", "layers": [0]}, SAMPLES[:1])
+    kept.save(SAMPLES[0], replace(record, indexer=indexer, witness=None))
+    np.save(tmp_path / "a.npy", np.zeros((40, 1, 8), np.int32))
+    done = run("import-selection", tmp_path / "capture", tmp_path / "a.npy")
+    assert done.exit_code == 2, done.output
+    assert "selects units that span several tokens" in done.stderr
