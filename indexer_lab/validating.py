@@ -52,13 +52,11 @@ def prove(record: LayerRecord, sample: str) -> Proof:
     finite(record)
     weights = _weights(record)
     scores = _selection(record)
+    error, allowed = weights or (None, None)
+    swapped, gap, slack = scores or (None, None, None)
     return Proof(
-        sample,
-        record.layer,
-        *(weights or (None, None)),
-        *(scores or (None, None, None)),
-        indexer=_whose(record),
-    )
+        sample, record.layer, error, allowed, swapped, gap, slack, _whose(record)
+    )  # fmt: skip
 
 
 def _whose(record: LayerRecord) -> str:

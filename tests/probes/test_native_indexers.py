@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
+from indexer_lab.selectors import selector
 from indexer_lab.store import records as stored
 from indexer_lab.validating import prove
 from indexer_probes import units
@@ -20,6 +21,7 @@ from indexer_probes.errors import ProbeError
 from indexer_probes.families import FAMILIES
 from indexer_probes.proving import indexed_types, weights
 from indexer_probes.records import LayerRecord
+from indexer_probes.steering import steer
 from indexer_probes.tiny import tiny_config, tiny_model, tiny_tokens
 
 INDEXED = [name for name in indexed_types() if name in FAMILIES]
@@ -137,6 +139,29 @@ def test_the_model_is_as_it_was(model: PreTrainedModel, truth: list[Tensor]) -> 
         out = model(input_ids=tiny_tokens(), use_cache=False, output_attentions=True)
     again = [layer[0] for layer in out.attentions if layer is not None]
     assert all(torch.equal(one, other) for one, other in zip(again, truth, strict=True))
+
+
+def test_steering_by_the_native_selection_is_the_model(model: PreTrainedModel, name: str) -> None:
+    budget = {"glm5_next": 11, "minimax_m3_vl": 12, "qwen4_exp": 11}.get(name, 9)
+
+    def native(record: LayerRecord) -> Tensor:
+        if record.indexer is None:
+            return torch.arange(record.length).expand(1, record.rows, -1)
+        return selector("native").fit(record).top(budget)
+
+    def run() -> Tensor:
+        return model(input_ids=tiny_tokens(), use_cache=False).last_hidden_state
+
+    with torch.inference_mode():
+        plain = run()
+        if name == "deepseek_v4":
+            with pytest.raises(ProbeError, match="compressed entries"), steer(model, native):
+                run()
+            return
+        with steer(model, native):
+            torch.testing.assert_close(run(), plain, atol=1e-4, rtol=1e-4)
+        with steer(model, native, layers=()):
+            assert (run() - plain).abs().max() > 0.1
 
 
 def test_batches_and_padding_are_refused(model: PreTrainedModel) -> None:
