@@ -61,7 +61,8 @@ class Selector(Protocol):
 class ScoreRanker:
     """Ranks by a score of every key; ranks once at the largest budget asked so far.
 
-    score: maps a slice of query rows to float32 [set, row, key], nothing masked.
+    score: maps a slice of query rows to float32 [set, row, key].
+    masked: whether `score` has hidden keys at -inf already.
     sets:  1 when all heads share the selection, else the number of query heads.
     width: [row, key] blocks that `score` holds at once, where that is more than one a query head;
            rows are taken in chunks that keep them within the record's chunk size.
@@ -75,8 +76,10 @@ class ScoreRanker:
         sets: int,
         width: int | None = None,
         kernel: Callable[[int], Support | None] | None = None,
+        masked: bool = False,
     ):
         self.record = record
+        self.masked = masked
         self.score = score
         self.sets = sets
         self.kernel = kernel
@@ -84,8 +87,10 @@ class ScoreRanker:
         self._ranked: Support | None = None
 
     def scores(self, rows: slice) -> Tensor:
-        hidden = ~self.record.visible(rows)
-        return self.score(rows).masked_fill(hidden, float("-inf"))
+        scores = self.score(rows)
+        if self.masked:
+            return scores
+        return scores.masked_fill(~self.record.visible(rows), float("-inf"))
 
     def top(self, budget: int) -> Support:
         if self._ranked is None or self._ranked.shape[-1] < budget:
