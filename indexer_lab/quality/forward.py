@@ -16,8 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
+from indexer_lab.errors import InputError
 from indexer_lab.quality.same_bits import same_bits
+from indexer_probes.decoding import whole_cache
 
 Stop = Callable[[list[int]], bool]
 
@@ -133,9 +136,20 @@ def fork(cache: DynamicCache) -> DynamicCache:
 
 
 def _empty(model: Any) -> DynamicCache:
-    """A cache that drops nothing: only an indexer's keys need the configuration's own layers."""
+    """A cache that drops nothing: only an indexer's keys need the configuration's own layers.
+
+    Raises InputError for a model with layers whose state is written in place: trials share what the
+    prompt left in a cache, and could not share that.
+    """
+    cache = whole_cache(model)
+    for number, layer in enumerate(cache.layers):
+        if not isinstance(layer, DynamicLayer):
+            raise InputError(
+                f"layer {number} of this {model.config.model_type} keeps a running state "
+                f"({type(layer).__name__}), which trials cannot share; capture and score it instead"
+            )
     indexed = any(hasattr(module, "indexer") for module in model.modules())
-    return DynamicCache(config=model.config) if indexed else DynamicCache()
+    return cache if indexed else DynamicCache()
 
 
 def _side_by_side(caches: Sequence[DynamicCache]) -> tuple[DynamicCache, list[int]]:

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from transformers import (
     DeepseekV32Config,
     DeepseekV32ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
 )
 
 from indexer_lab.cli import main
@@ -32,7 +32,7 @@ def run(*words):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Folders of random models: `dsa` with an indexer, `llama` without, `gpt2` unknown."""
+    """Folders of random models: `dsa` with an indexer, `llama` without, `mamba` no attention."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     shape = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -48,9 +48,8 @@ def models(tmp_path_factory):
     with torch.no_grad():
         llama.model.layers[1].self_attn.q_proj.weight[0, 0] = torch.nan
     llama.save_pretrained(folder / "broken")
-    GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2)).save_pretrained(
-        folder / "gpt2"
-    )
+    mamba = MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1)
+    MambaForCausalLM(mamba).save_pretrained(folder / "mamba")
     return folder
 
 
@@ -193,7 +192,7 @@ def test_a_full_disk_is_known_before_the_layer_is_written(models, prompts, tmp_p
     ("change", "complaint"),
     [
         (["--model", "needle-das"], "unknown model 'needle-das': did you mean 'needle-dsa'?"),
-        (["--model", "{models}/gpt2"], "gpt2"),
+        (["--model", "{models}/mamba"], "no probe for model type 'mamba'"),
         (["--model", "{models}/nothing"], "nothing"),
         (["--layers", "0,2"], "layers 0 to 1"),
         (["--positions", "first:3"], "--positions 'first:3'"),
