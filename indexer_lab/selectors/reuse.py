@@ -23,8 +23,9 @@ class Reuse:
     every:  layers 0, every, 2 * every ... select; each other layer takes the last one's selection.
     of:     what selects: exact, the exact top-k of `target`, or lightning, the model's indexer.
     target: of exact, see `ls targets`.
-    Set one of layer and every. Keys that a layer's own window hides are dropped, and their places
-    stay empty; a query head takes the set of the head of the same number.
+    Set one of layer and every. A query head takes the set of the head of the same number. Keys that
+    a layer's own window hides are dropped, and a narrower window where the keys were picked shows
+    fewer of them: such places stay empty.
     A capture must hold the layers that select. In a live run they select in the same forward; where
     one layer is swapped at a time, they are read but stay dense.
     Source: adjacent layers pick much the same keys: IndexCache for DeepSeek's indexer, and models
