@@ -9,6 +9,7 @@ from indexer_figures.entropy_by_layer import EntropyByLayer
 from indexer_figures.entropy_spread import EntropySpread
 from indexer_figures.heat_map import HeatMap
 from indexer_figures.kind import FigureKind
+from indexer_figures.loss_waterfall import LossWaterfall
 from indexer_figures.quality_by_entropy import QualityByEntropy
 from indexer_figures.quality_by_precision import QualityByPrecision
 from indexer_figures.quality_by_ratio import QualityByRatio
@@ -25,6 +26,7 @@ FIGURES: dict[str, FigureKind] = {
     "mass_by_bytes": ByCost("bytes_read", "mass"),
     "mass_by_multiply_adds": ByCost("multiply_adds", "mass"),
     "recall_by_distance": ByDistance(),
+    "loss_waterfall": LossWaterfall(),
     "entropy_by_layer": EntropyByLayer(),
     "recall_by_entropy": ByEntropy(),
     "quality_by_precision": QualityByPrecision(),

@@ -15,6 +15,7 @@ from indexer_lab.errors import InputError
 from indexer_lab.selectors.base import Cost, Ranker, ScoreRanker, index_cost, token_indexer
 from indexer_probes.records import IndexerRecord, LayerRecord
 
+Precision = Literal["native", "fp8", "fp4", "int8"]
 BITS = {"fp8": 8, "int8": 8, "fp4": 4}
 SCALE_BITS = {"fp8": 8, "int8": 32, "fp4": 8}  # ue8m0, float32, ue8m0
 BLOCK = {"fp4": 32}
@@ -39,7 +40,7 @@ class Lightning:
                to torch.
     """
 
-    precision: Literal["native", "fp8", "fp4", "int8"] = "native"
+    precision: Precision = "native"
     hadamard: bool | None = None
     backend: Backend = "auto"
 

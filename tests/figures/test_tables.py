@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from indexer_figures import FIGURES, Choice, source_of, summarise
+from indexer_figures import FIGURES, Choice, FigureError, source_of, summarise
 
 
 def row(selector: str = "a", **values: object) -> dict[str, object]:
@@ -172,8 +172,9 @@ def test_choice_narrows_to_what_was_asked() -> None:
 
 def test_readings_say_the_numbers() -> None:
     rows = frame(
-        row(recall=0.25), row(layer=3, recall=0.75, entropy=2.0), row("random", recall=0.125)
-    )
+        row(recall=0.25), row(layer=3, recall=0.75, entropy=2.0), row("random", recall=0.125),
+        row("exact", mass=0.75), row("exact", layer=3, mass=0.75, entropy=2.0),
+    )  # fmt: skip
     of_scores = [name for name in FIGURES if source_of(name) == "scores"]
     said = {name: FIGURES[name].reading(FIGURES[name].table(rows)) for name in of_scores}
     assert said["recall_by_layer"] == (
@@ -184,3 +185,55 @@ def test_readings_say_the_numbers() -> None:
     assert "50.0 % (p10 30.0 %), at 100 B" in said["recall_by_bytes"]
     assert "far 0 %, local 50.0 %, sink 100 %" in said["recall_by_distance"]
     assert "1.00 nats (2.7 effective keys) in layer 0" in said["entropy_by_layer"]
+    assert said["loss_waterfall"] == (
+        "a loses 50.0 % of the attention mass at 4 keys: budget 25.0 %, a 25.0 %."
+    )
+
+
+def waterfall(masses: dict[str, tuple[float, float]], target: str = "per_head") -> list[dict]:
+    """One row of each of two samples: selector -> mass."""
+    return [
+        row(selector, target=target, sample=sample, mass=mass, layer=0, head=0, position=99)
+        for selector, pair in masses.items()
+        for sample, mass in zip(("s0", "s1"), pair, strict=True)
+    ]
+
+
+def test_a_waterfall_by_hand() -> None:
+    rows = frame(
+        *waterfall({"exact": (0.9, 0.8), "lightning": (0.7, 0.5), "index_heads:heads=1": (0.6, 0.6),
+                    "lightning:precision=fp8": (0.7, 0.4), "random": (0.1, 0.1)}),
+        *waterfall({"exact": (0.8, 0.7), "lightning": (0.7, 0.5)}, target="head_sum"),
+    )  # fmt: skip
+    table = FIGURES["loss_waterfall"].table(rows).set_index("step")
+    losses = {"budget": 0.15, "sharing": 0.1, "indexer": 0.15, "fp8": 0.05}
+    assert table["loss"].to_dict() == pytest.approx(losses)
+    assert table["start"].to_dict() == pytest.approx(
+        {"budget": 0.0, "sharing": 0.15, "indexer": 0.25, "fp8": 0.4}
+    )
+    assert table["end"].iloc[-1] == pytest.approx(1 - (0.7 + 0.4) / 2)
+    assert table["loss"].sum() == pytest.approx(table["end"].iloc[-1])
+    assert table.loc["sharing", "selector"] == "exact:head_sum"
+    assert (table.loc["sharing", "low"], table.loc["sharing", "high"]) == pytest.approx((0.1, 0.1))
+    asked = Choice(selectors=("lightning", "index_heads:heads=1"))
+    chosen = FIGURES["loss_waterfall"].table(rows, asked).set_index("step")
+    assert chosen["loss"].to_dict() == pytest.approx(
+        {"budget": 0.15, "sharing": 0.1, "indexer": 0.15, "fewer heads": 0.0}
+    )
+
+
+def test_a_waterfall_without_targets_or_indexer_says_what_it_has() -> None:
+    rows = frame(*waterfall({"exact": (0.9, 0.9), "faiss:Flat": (0.9, 0.9), "quest": (0.5, 0.5)}))
+    table = FIGURES["loss_waterfall"].table(rows)
+    assert table["step"].tolist() == ["budget", "ANN"]  # the best selector, where none was chosen
+    assert table["loss"].tolist() == pytest.approx([0.1, 0.0])
+
+
+def test_a_waterfall_refuses_steps_on_other_rows() -> None:
+    parts = waterfall({"exact": (0.9, 0.9), "lightning": (0.5, 0.5)})
+    with pytest.raises(FigureError, match="'lightning' was not scored on the rows of the step"):
+        FIGURES["loss_waterfall"].table(frame(*parts[:-1]))
+    with pytest.raises(FigureError, match="'nothing' is not in the scores"):
+        FIGURES["loss_waterfall"].table(frame(*parts), Choice(selectors=("nothing",)))
+    with pytest.raises(FigureError, match="no row of 'exact'"):
+        FIGURES["loss_waterfall"].table(frame(*parts[2:]))
