@@ -25,8 +25,8 @@ from indexer_figures.loss_waterfall import LossWaterfall, step_rows
 from indexer_lab.cli.scoring_step import score_step
 from indexer_lab.cli.steps import capture_step
 from indexer_lab.errors import InputError
-from indexer_lab.statistics.bootstrap import Rows, bootstrap
 from indexer_lab.statistics.mean import mean
+from indexer_lab.statistics.ratio import ratio
 from indexer_probes.records import LayerRecord
 from study import (
     Answer,
@@ -134,7 +134,8 @@ def judge(losses: Losses, seed: int = 0) -> Verdict:
         )
         return Verdict(Finding.UNDECIDED, sentence, tuple(numbers), (caveat,))
     sharing = _mean("sharing less indexer", table["sharing"] - table["indexer"], seed)
-    rounding = _ratio("fp8 as a share of indexer", table["fp8"], table["indexer"], seed)
+    share = ratio(table["fp8"], table["indexer"], table.index, seed=seed)
+    rounding = Number.of("fp8 as a share of indexer", share)
     finding = all_of(at_least(sharing, 0.0), at_most(rounding, ROUNDING))
     sentence += f" Sharing less indexer: {sharing}; fp8 over indexer: {rounding}."
     return Verdict(
@@ -150,17 +151,6 @@ def judge(losses: Losses, seed: int = 0) -> Verdict:
 
 def _mean(name: str, values: pd.Series, seed: int) -> Number:
     return Number.of(name, mean(values, values.index, lowest=-1.0, seed=seed))
-
-
-def _ratio(name: str, part: pd.Series, whole: pd.Series, seed: int) -> Number:
-    """One mean over another, prompts resampled together."""
-    above, below = part.to_numpy(float), whole.to_numpy(float)
-
-    def statistic(rows: Rows) -> float:
-        bottom = below[rows].mean()
-        return float(above[rows].mean() / bottom) if bottom > 0 else float("nan")
-
-    return Number.of(name, bootstrap(statistic, part.index, seed=seed))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The table of figures: a new one is one file and one line here."""
 
 from indexer_figures.by_budget import ByBudget
+from indexer_figures.by_condition import ByCondition
 from indexer_figures.by_cost import ByCost
 from indexer_figures.by_distance import ByDistance
 from indexer_figures.by_entropy import ByEntropy
@@ -26,6 +27,7 @@ FIGURES: dict[str, FigureKind] = {
     "mass_by_bytes": ByCost("bytes_read", "mass"),
     "mass_by_multiply_adds": ByCost("multiply_adds", "mass"),
     "recall_by_distance": ByDistance(),
+    "fidelity_by_condition": ByCondition(),
     "loss_waterfall": LossWaterfall(),
     "entropy_by_layer": EntropyByLayer(),
     "recall_by_entropy": ByEntropy(),
