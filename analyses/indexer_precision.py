@@ -7,7 +7,7 @@
 
 Every target is asked, beside the best set that all heads can share (exact:best_shared for recall,
 exact:head_sum for mass) and the baselines, at one budget. Built-in prompts come in three lengths: a
-quarter, a half and all of --length. A prompt keeps its id, and intervals resample ids. Each stage
+quarter, a half and all of --length; intervals resample prompts. Each stage
 is held against its own model's attention, on the same prompts. Depth is where the needle lies.
 """
 
