@@ -7,8 +7,8 @@
 
 Every target is asked, beside the best set that all heads can share (exact:best_shared for recall,
 exact:head_sum for mass) and the baselines, at one budget. Built-in prompts come in three lengths: a
-quarter, a half and all of --length; intervals resample prompts. Each stage
-is held against its own model's attention, on the same prompts. Depth is where the needle lies.
+quarter, a half and all of --length; intervals resample prompts. Each stage is held against its own
+model's attention, on the same prompts. Depth is where the needle lies.
 """
 
 from __future__ import annotations
@@ -127,6 +127,8 @@ def compare(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
                 found = mean(values.clip(upper=most), each["sample"], highest=most, seed=seed)
                 row |= {measure: found.estimate, f"{measure}_low": found.low,
                         f"{measure}_high": found.high, "prompts": found.clusters}  # fmt: skip
+            if selector == "exact":
+                row |= {"recall_low": 1.0, "recall_high": 1.0}  # by definition
             share = ratio(each["recall"], ceiling[each["sample"]], each["sample"], seed=seed)
             row |= {"of_ceiling": share.estimate, "of_ceiling_low": share.low,
                     "of_ceiling_high": share.high}  # fmt: skip

@@ -114,7 +114,7 @@ def _conditions(rows: pd.DataFrame) -> dict[str, pd.Series]:
     tasks = {task: place for place, task in enumerate(sorted(rows["task"].unique()))}
     found = {
         "layer": rows["layer"].astype(float),
-        "length": rows["length"].astype(float),
+        "length": rows["length"].map(_alike(rows["length"])).astype(float),
         "task": rows["task"].map(tasks).astype(float),
     }
     if "depth" in rows:
@@ -122,6 +122,17 @@ def _conditions(rows: pd.DataFrame) -> dict[str, pd.Series]:
     several = {name: found[name] for name in CONDITIONS
                if name in found and found[name].nunique() > 1}  # fmt: skip
     return several or {"layer": found["layer"]}
+
+
+def _alike(lengths: pd.Series) -> dict[float, float]:
+    """A length -> the middle of those within a tenth of it: no text has quite its length."""
+    groups: list[list[float]] = []
+    for length in sorted(lengths.unique()):
+        if groups and length <= 1.1 * groups[-1][0]:
+            groups[-1].append(length)
+        else:
+            groups.append([length])
+    return {length: float(np.median(group)) for group in groups for length in group}
 
 
 def _names(condition: str, rows: pd.DataFrame, places: pd.Series) -> dict[float, str]:

@@ -12,7 +12,8 @@ def row(selector: str = "a", **values: object) -> dict[str, object]:
     base: dict[str, object] = {
         "sample": "s", "task": "t", "target": "head_sum", "level": "token", "selector": selector,
         "budget": 4, "trivial": False, "layer": 0, "head": 0, "position": 9, "visible": 10,
-        "recall": 0.5, "mass": 0.5, "entropy": 1.0, "recall_sink": 1.0, "recall_local": 0.5,
+        "length": 10, "recall": 0.5, "mass": 0.5, "entropy": 1.0, "recall_sink": 1.0,
+        "recall_local": 0.5,
         "recall_far": 0.0, "bytes_read": 100.0, "multiply_adds": 10.0,
     }  # fmt: skip
     return base | values
@@ -237,3 +238,27 @@ def test_a_waterfall_refuses_steps_on_other_rows() -> None:
         FIGURES["loss_waterfall"].table(frame(*parts), Choice(selectors=("nothing",)))
     with pytest.raises(FigureError, match="no row of 'exact'"):
         FIGURES["loss_waterfall"].table(frame(*parts[2:]))
+
+
+def test_conditions_by_hand() -> None:
+    rows = frame(
+        *(row(sample=f"s{n}", task=task, length=length, layer=layer, recall=recall, depth=depth)
+          for n, (task, length, layer, recall, depth) in enumerate(
+              [("a", 1000, 0, 0.2, 0.1), ("a", 1040, 0, 0.4, 0.5), ("b", 2000, 0, 0.6, 0.99),
+               ("b", 2150, 0, 1.0, 1.0)])),
+    )  # fmt: skip
+    table = FIGURES["fidelity_by_condition"].table(rows)
+    assert set(table["measure"]) == {"recall", "mass"}  # no output error in these scores
+    own = table[table["measure"] == "recall"]
+    means = {
+        condition: part.set_index("value")["mean"].to_dict()
+        for condition, part in own.groupby("condition")
+    }
+    assert means == {
+        "length": pytest.approx({"1,020": 0.3, "2,075": 0.8}),
+        "depth": pytest.approx({"first": 0.2, "middle": 0.4, "last": 0.8}),
+        "task": pytest.approx({"a": 0.3, "b": 0.8}),
+    }
+    assert own[own["condition"] == "task"]["samples"].tolist() == [2, 2]
+    reading = FIGURES["fidelity_by_condition"].reading(table)
+    assert "fewest by depth: first (20.0 %); fewest by task: a (30.0 %)" in reading
