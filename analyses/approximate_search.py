@@ -31,7 +31,8 @@ BAR = 0.95  # of the mass that exact top-k keeps
 TARGET = "per_head"
 BASELINES = ("exact", "random", "sink_recent")
 FIGURES = ("mass_by_bytes", "mass_by_multiply_adds", "recall_by_bytes", "recall_by_multiply_adds")
-COLUMNS = ["sample", "selector", "trivial", "recall", "mass_ratio", "bytes_read", "multiply_adds"]
+MEASURES = ["recall", "mass_ratio", "bytes_read", "multiply_adds"]
+COLUMNS = ["sample", "selector", "level", "trivial", *MEASURES]
 
 SCRIPT = Script(
     "approximate_search",
@@ -92,8 +93,9 @@ def compare(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     Intervals of the mass ratio are 95 % for all selectors within LIMIT together, the baselines
     aside, since the best of them is judged. What exact keeps of itself has none to give.
     """
-    counting = scores[~scores["trivial"]].astype({"sample": str, "selector": str})
-    each = counting.groupby(["selector", "sample"])[COLUMNS[3:]].mean().reset_index()
+    counting = scores[~scores["trivial"] & (scores["level"] == "token")]
+    counting = counting.astype({"sample": str, "selector": str})
+    each = counting.groupby(["selector", "sample"])[MEASURES].mean().reset_index()
     exact = each[each["selector"] == "exact"][["bytes_read", "multiply_adds"]].mean()
     costs = each.groupby("selector")[["bytes_read", "multiply_adds"]].mean() / exact
     judged = [name for name in costs.index if name not in BASELINES

@@ -101,6 +101,7 @@ def _measured(asked: Asked, folder: Path) -> pd.DataFrame:
         frame = scores.frame([*KEYS, *MEASURES])
         parts.append(frame.assign(depth=frame["sample"].astype(str).map(_depths(capture))))
     whole = pd.concat(parts, ignore_index=True)
+    whole = whole[whole["level"] == "token"]  # units are another question
     return whole.astype({"sample": str, "task": str, "selector": str, "target": str, "level": str})
 
 

@@ -78,7 +78,10 @@ def study(asked: Asked) -> Answer:
     )  # fmt: skip
     frame = scores.frame(list(LossWaterfall.columns))
     losses = Losses.of(frame, Choice(budget=asked.more["budget"], selectors=steps))
-    figure = draw(asked, FIGURE, scores.path, budget=asked.more["budget"], selectors=steps)
+    figure = draw(
+        asked, FIGURE, scores.path, stem=f"{SCRIPT.name}_steps", budget=asked.more["budget"],
+        selectors=steps,
+    )  # fmt: skip
     tables = {"by_prompt": losses.by_prompt.reset_index(), "by_layer": losses.by_layer}
     return Answer(judge(losses, asked.seed), tables, (figure,))
 

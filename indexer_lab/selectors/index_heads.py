@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from indexer_lab.backend import Backend
-from indexer_lab.selectors.base import Cost, Ranker, token_indexer
+from indexer_lab.errors import InputError
+from indexer_lab.selectors.base import Cost, Ranker, need_indexer
 from indexer_lab.selectors.channels import check_count, check_most, largest
 from indexer_lab.selectors.following import CalibratedFollower
 from indexer_lab.selectors.lightning import Lightning, Precision
@@ -29,6 +30,8 @@ class IndexHeads:
     seed:  of the draw.
     precision, backend: of the scores, as `lightning` has them; heads are chosen before rounding.
     """
+
+    ranks_units: ClassVar[bool] = True
 
     heads: int = 8
     by: Literal["query", "layer", "random"] = "query"
@@ -70,7 +73,12 @@ class IndexHeads:
         return Lightning(self.precision).cost(replace(record, indexer=few), budget)
 
     def _indexer(self, record: LayerRecord) -> IndexerRecord:
-        indexer = token_indexer(record, "index_heads")
+        indexer = need_indexer(record, "index_heads")
+        if indexer.sets > 1:
+            raise InputError(
+                f"selector 'index_heads': each of the {indexer.sets} index heads of layer "
+                f"{record.layer} selects for itself, so none can be left out"
+            )
         check_most(record, "index_heads", "heads", self.heads, indexer.queries.shape[0])
         return indexer
 

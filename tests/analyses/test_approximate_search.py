@@ -21,7 +21,8 @@ def scores(**selectors):
         for prompt in range(PROMPTS):
             kept = odd if prompt % 2 else even
             costs = {key: value * share for key, value in EXACT.items()}
-            row = {"sample": f"p{prompt}", "selector": name, "mass_ratio": kept, "recall": kept / 2}
+            row = {"sample": f"p{prompt}", "selector": name, "level": "token"}
+            row |= {"mass_ratio": kept, "recall": kept / 2}
             rows.append({**row, "trivial": False, **costs})
             rows.append({**row, "trivial": True, **costs, "mass_ratio": 0.0, "recall": 0.0})
     return pd.DataFrame(rows)
