@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from indexer_kernels.topk import KernelError, topk
-from indexer_lab.errors import InputError
-from indexer_lab.selectors.base import Cost, Ranker, Support
+from indexer_kernels.topk import topk
+from indexer_lab.selectors.base import BudgetRanker, Cost, Ranker, Support
 from indexer_lab.selectors.blocks import Blocks, bound_asks, bounds, check_size, mean
 from indexer_probes.records import LayerRecord
 
@@ -40,7 +39,9 @@ class Hierarchical:
             raise ValueError(f"opens = {self.opens}; expected 1 or more times the budget")
 
     def fit(self, record: LayerRecord) -> Ranker:
-        return _Opening(self, record, self._blocks(record))
+        blocks = self._blocks(record)
+        opening = _Opening(self, record, blocks)
+        return BudgetRanker(record, opening.rows, blocks.width + 2 * record.heads)
 
     def cost(self, record: LayerRecord, budget: int) -> Cost:
         """The blocks' summaries, then the keys of the open blocks: at most `block - 1` more than
@@ -66,27 +67,13 @@ class Hierarchical:
 
 @dataclass(frozen=True)
 class _Opening:
-    """Opens blocks and ranks their tokens anew for each budget, once."""
+    """Blocks of one record, opened for a budget."""
 
     settings: Hierarchical
     record: LayerRecord
     blocks: Blocks
-    _known: dict[int, Support] = field(default_factory=dict)
 
-    def scores(self, rows: slice) -> Tensor | None:
-        return None
-
-    def top(self, budget: int) -> Support:
-        if budget not in self._known:
-            chunks = self.record.chunks(self.blocks.width + 2 * self.record.heads)
-            try:
-                parts = [self._rows(rows, budget) for rows in chunks]
-            except KernelError as error:
-                raise InputError(f"layer {self.record.layer}: {error}") from error
-            self._known[budget] = torch.cat(parts, dim=1)
-        return self._known[budget]
-
-    def _rows(self, rows: slice, budget: int) -> Support:
+    def rows(self, rows: slice, budget: int) -> Support:
         """int64 [head, row, budget]"""
         opened = self._opened(rows, self.settings.needed(budget))
         inside = opened.repeat_interleave(self.blocks.size, dim=-1)[..., : self.record.length]

@@ -13,8 +13,17 @@ import numpy as np
 import pytest
 import torch
 
+from indexer_lab.errors import InputError
 from indexer_lab.selectors import selector
-from indexer_probes.records import IndexerRecord, LatentKeys, LayerRecord, MaskRule, PlainKeys
+from indexer_lab.unit_level import unit_record
+from indexer_probes.records import (
+    IndexerRecord,
+    LatentKeys,
+    LayerRecord,
+    Layout,
+    MaskRule,
+    PlainKeys,
+)
 
 KEYS, DIM, HEADS = 37, 6, 4
 POSITIONS = torch.tensor([0, 4, 11, 15, 16, 28, 36])
@@ -298,3 +307,42 @@ def test_no_block_is_scored_by_keys_after_the_query():
     for spelling in ("quest:page=8", "block_mean:block=8", "hierarchical:block=8"):
         before, after = (selector(spelling).fit(each).top(7) for each in (record, changed))
         assert torch.equal(before[:, rows], after[:, rows])
+
+
+def of_units(layer=3):
+    """A record whose indexer selects units of four tokens; the tail of a unit is always seen."""
+    spans = torch.stack([torch.arange(0, 36, 4), torch.arange(4, 40, 4)], dim=-1)
+    positions = torch.tensor([11, 15, 16, 28, 36])
+    indexer = IndexerRecord(
+        queries=draw(5, 5, 8, seed=layer),
+        keys=draw(9, 8, seed=layer + 1),
+        weights=draw(5, 5, seed=layer + 2),
+        scale=1.0,
+        native=torch.full((1, 5, 3), -1),
+        spans=spans,
+        units_of=Layout(tail=True),
+    )
+    queries, keys = draw(HEADS, 5, DIM, seed=layer + 3), draw(2, KEYS, DIM, seed=layer + 4)
+    return LayerRecord(layer, queries, PlainKeys(keys), positions, 0.5, indexer=indexer,
+                       layers=of_units)  # fmt: skip
+
+
+@pytest.mark.parametrize("level", [lambda record: record, unit_record], ids=["token", "unit"])
+def test_an_indexer_of_units_keeps_its_heads_and_hands_on_its_units(level):
+    record = level(of_units())
+    whole = selector("lightning").fit(record).top(6)
+    assert torch.equal(selector("index_heads:heads=5").fit(record).top(6), whole)
+    few = selector("index_heads:heads=1").fit(record).top(6)
+    assert not torch.equal(few, whole)
+    assert (few >= 0).sum() == (whole >= 0).sum()
+    taken = selector("reuse:layer=1,of=lightning").fit(record).top(6)
+    assert torch.equal(taken, selector("lightning").fit(level(of_units(1))).top(6))
+
+
+def test_index_heads_that_select_for_themselves_are_refused():
+    record = of_units()
+    alone = replace(
+        record.indexer, units_of=Layout(per_head=True), native=torch.full((5, 5, 3), -1)
+    )
+    with pytest.raises(InputError, match="each of the 5 index heads of layer 3 selects for itself"):
+        selector("index_heads:heads=1").fit(replace(record, indexer=alone))
