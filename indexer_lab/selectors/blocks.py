@@ -14,9 +14,9 @@ from indexer_probes.records import LayerRecord
 
 FORCED = torch.finfo(torch.float32).max  # ranks before every score; infinity would be no number
 
-Summary = Callable[[Tensor, Tensor], Tensor]
-"""Keys [..., key, dim] of a block and which of them it holds, bool [..., key], broadcast against
-each other -> [..., width]."""
+Summary = Callable[[Tensor, Tensor | None], Tensor]
+"""Keys [..., key, dim] of a block, and which of them it holds, bool [..., key] (None for all) ->
+[..., width]."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,13 @@ class Blocks:
 
     @cached_property
     def _summaries(self) -> Tensor:
-        """float32 [kv_head, block, width]"""
-        held = torch.arange(self.count * self.size, device=self.asks.device) < self.record.length
-        return self.summary(self._cut, held.view(self.count, self.size))
-
-    @cached_property
-    def _cut(self) -> Tensor:
-        """float32 [kv_head, block, size, dim], zeros after the last key"""
+        """float32 [kv_head, block, width]; zeros for a short last block, which every query that
+        sees it has as its own."""
         keys = self.record.float_keys
-        short = self.count * self.size - keys.shape[1]
-        return torch.nn.functional.pad(keys, (0, 0, 0, short)).unflatten(1, (-1, self.size))
+        whole = self.record.length // self.size
+        cut = keys[:, : whole * self.size].unflatten(1, (whole, self.size))
+        summaries = self.summary(cut, None)
+        return torch.nn.functional.pad(summaries, (0, 0, 0, self.count - whole))
 
     def _place(self, rows: slice) -> Tensor:
         """int64 [row, 1]: the block that holds each query's own key."""
@@ -101,15 +98,18 @@ class Blocks:
     def _own(self, rows: slice) -> Tensor:
         """float32 [head, row, 1]: the score of each query's own block, up to the query."""
         place = self._place(rows)
-        within = torch.arange(self.size, device=place.device) + place * self.size
-        held = within <= self.record.positions[rows, None]  # (row, size)
-        summaries = self.summary(self._cut[:, place[:, 0]], held)  # (kv_head, row, width)
+        within = torch.arange(self.size, device=place.device) + place * self.size  # (row, size)
+        held = within <= self.record.positions[rows, None]
+        keys = self.record.float_keys[:, within.clamp(max=self.record.length - 1)]
+        summaries = self.summary(keys, held)  # (kv_head, row, width)
         asks = self.asks[:, rows].unflatten(0, (len(summaries), -1))
         return torch.einsum("kgrw,krw->kgr", asks, summaries).flatten(0, 1)[..., None]
 
 
-def bounds(keys: Tensor, held: Tensor) -> Tensor:
+def bounds(keys: Tensor, held: Tensor | None) -> Tensor:
     """The largest value of each channel, then the smallest: [..., 2 * dim]."""
+    if held is None:
+        return torch.cat([keys.amax(-2), keys.amin(-2)], dim=-1)
     absent = ~held[..., None]
     largest = keys.masked_fill(absent, float("-inf")).amax(-2)
     return torch.cat([largest, keys.masked_fill(absent, float("inf")).amin(-2)], dim=-1)
@@ -121,8 +121,10 @@ def bound_asks(queries: Tensor) -> Tensor:
     return torch.cat([queries.clamp(min=0), queries.clamp(max=0)], dim=-1).float()
 
 
-def mean(keys: Tensor, held: Tensor) -> Tensor:
+def mean(keys: Tensor, held: Tensor | None) -> Tensor:
     """The mean key: [..., dim]."""
+    if held is None:
+        return keys.mean(-2)
     weights = held[..., None].float()
     return (keys * weights).sum(-2) / weights.sum(-2)
 
