@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from indexer_lab.selectors import selector
 from indexer_lab.selectors.following import Follower, follower
+from indexer_lab.selectors.reuse import source
 from indexer_probes.records import LayerRecord
 from indexer_probes.steering import Choose
 
@@ -37,10 +39,12 @@ class Trial:
 
     @property
     def layers(self) -> tuple[int, ...] | None:
-        """What `steer` is to select in."""
+        """What `steer` is to hand over: where to select, and the layer that it takes over."""
         if self.selector == DENSE:
             return ()
-        return None if self.layer == ALL_LAYERS else (self.layer,)
+        if self.layer == ALL_LAYERS:
+            return None
+        return tuple({source(selector(self.selector), self.layer), self.layer})
 
     @property
     def own_prompt(self) -> bool:
@@ -59,9 +63,17 @@ class Trial:
         made = along or follower(selector("exact" if self.selector == DENSE else self.selector))
 
         def pick(record: LayerRecord) -> Tensor:
-            return made.fit(record).top(self.budget)
+            ranker = made.fit(record)
+            if self.layer in (ALL_LAYERS, record.layer):
+                return ranker.top(self.budget)
+            return _every_key(record)
 
         return pick
+
+
+def _every_key(record: LayerRecord) -> Tensor:
+    """int64 [1, query, key]: the support of dense attention."""
+    return torch.arange(record.length, device=record.queries.device).expand(1, record.rows, -1)
 
 
 @dataclass(frozen=True)
