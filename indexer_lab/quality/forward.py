@@ -20,6 +20,8 @@ from transformers import DynamicCache
 from indexer_lab.quality.same_bits import same_bits
 
 Stop = Callable[[list[int]], bool]
+CACHED = ("keys", "values", "indexer_keys")
+"""What a layer of a cache may hold, [..., token, dim] each."""
 
 
 @dataclass
@@ -132,6 +134,19 @@ def fork(cache: DynamicCache) -> DynamicCache:
     return forked
 
 
+def shorten(cache: DynamicCache, length: int) -> None:
+    """Leaves the first `length` tokens in a cache that drops nothing; what shares its tensors stays
+    as it was."""
+    for layer in cache.layers:
+        for name in CACHED:
+            held = getattr(layer, name, None)
+            if held is not None and held.numel():
+                setattr(layer, name, held[..., :length, :])
+        places = getattr(layer, "indexer_position_ids", None)
+        if places is not None:
+            layer.indexer_position_ids = places[..., :length]
+
+
 def _empty(model: Any) -> DynamicCache:
     """A cache that drops nothing: only an indexer's keys need the configuration's own layers."""
     indexed = any(hasattr(module, "indexer") for module in model.modules())
@@ -146,7 +161,7 @@ def _side_by_side(caches: Sequence[DynamicCache]) -> tuple[DynamicCache, list[in
     longest = max(cache.get_seq_length() for cache in caches)
     pads = [longest - cache.get_seq_length() for cache in caches]
     for number, layer in enumerate(joined.layers):
-        for name in ("keys", "values", "indexer_keys"):
+        for name in CACHED:
             if getattr(layer, name, None) is not None:
                 parts = [getattr(cache.layers[number], name) for cache in caches]
                 pairs = zip(parts, pads, strict=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from indexer_lab.errors import InputError
+from indexer_lab.quality.decoding import own_decoding
 from indexer_lab.selectors import selector
 from indexer_lab.selectors.following import Follower, follower
 from indexer_probes.records import LayerRecord
@@ -55,8 +57,14 @@ class Trial:
         """The selector on the live records of one sequence, at this budget.
 
         along: the selector where it is to keep what it built on another run's prompt.
+        Raises InputError for one that decodes in its own way and is not given.
         """
         made = along or follower(selector("exact" if self.selector == DENSE else self.selector))
+        if along is None and own_decoding(made) is not None:
+            raise InputError(
+                f"selector {self.selector!r} decodes in its own way, and a published benchmark "
+                "decodes by itself; run it on this project's own tasks"
+            )
 
         def pick(record: LayerRecord) -> Tensor:
             return made.fit(record).top(self.budget)

@@ -16,8 +16,10 @@ from indexer_lab.selectors.native import Native
 from indexer_lab.selectors.quantised import Quantised
 from indexer_lab.selectors.random import Random
 from indexer_lab.selectors.recorded import Recorded
+from indexer_lab.selectors.retro import Retro
 from indexer_lab.selectors.settings import build
 from indexer_lab.selectors.sink_recent import SinkRecent
+from indexer_lab.selectors.sp_attention import SPAttention
 
 SELECTORS: dict[str, Callable[..., Any]] = {
     "exact": Exact,
@@ -29,6 +31,8 @@ SELECTORS: dict[str, Callable[..., Any]] = {
     "quantised": Quantised,
     "faiss": Faiss,
     "recorded": Recorded,
+    "sp_attention": SPAttention,
+    "retro": Retro,
 }
 
 

@@ -35,24 +35,30 @@ SPELLINGS = {  # selectors whose default spelling is not the whole of them, or n
         *("faiss:LSH", "faiss:SQ8", "faiss:PQ4x4", "faiss:PCA8,Flat", "faiss:PQ4x4,RFlat"),
         *("faiss:IVF8,PQ4x4fs:nprobe=8", "faiss:PQ4x4fs", "faiss:RQ2x4", "faiss:ITQ8,LSH"),
     ],
+    "retro": ["retro:page=4", "retro:page=4,window=5", "retro:window=1"],
     "native": [],  # files and stored selections answer only up to what they hold: tested apart
     "recorded": [],
 }
 BUDGETS = (1, 7, 40, KEYS + 5)
-PARTIAL = ("faiss:IVF8,Flat:nprobe=2", "faiss:HNSW8")  # FAISS types that may miss a visible key
+PARTIAL = (  # by design they may miss a visible key whatever the budget
+    *("faiss:IVF8,Flat:nprobe=2", "faiss:HNSW8"),
+    "sp_attention",
+)
+EVERY_STEP = ("retro",)  # they need query rows without gaps
 
 
 def spellings() -> list[str]:
     return [spelling for name in SELECTORS for spelling in SPELLINGS.get(name, [name])]
 
 
-def plain(window: int | None = None) -> LayerRecord:
+def plain(window: int | None = None, gaps: bool = True) -> LayerRecord:
     draw = torch.Generator().manual_seed(3)
+    positions = torch.linspace(3, KEYS - 1, ROWS).long()
     return LayerRecord(
         layer=2,
         queries=torch.randn(4, ROWS, 16, generator=draw),
         keys=PlainKeys(torch.randn(2, KEYS, 16, generator=draw)),
-        positions=torch.linspace(3, KEYS - 1, ROWS).long(),
+        positions=positions if gaps else torch.arange(KEYS - ROWS, KEYS),
         scale=0.25,
         mask=MaskRule(window),
     )
@@ -89,11 +95,14 @@ def latent() -> LayerRecord:
 RECORDS = {"plain": plain(), "window": plain(window=20), "latent": latent()}
 
 
+STEPS = {"steps": plain(gaps=False), "window_steps": plain(window=20, gaps=False)}
+
+
 def cases() -> list[tuple[str, str]]:
     return [
         (spelling, name)
         for spelling in spellings()
-        for name, record in RECORDS.items()
+        for name, record in (STEPS if spelling.startswith(EVERY_STEP) else RECORDS).items()
         if record.indexer is not None or not spelling.startswith("lightning")
     ]
 
@@ -104,7 +113,7 @@ each = pytest.mark.parametrize(("spelling", "name"), cases())
 @each
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_a_selection_is_distinct_visible_and_padded_at_the_end(spelling, name, budget):
-    record = RECORDS[name]
+    record = (RECORDS | STEPS)[name]
     support = selector(spelling).fit(record).top(budget)
     assert support.dtype == torch.int64
     assert support.shape[0] in (1, record.keys.heads, record.heads)
@@ -120,16 +129,16 @@ def test_a_selection_is_distinct_visible_and_padded_at_the_end(spelling, name, b
 
 @each
 def test_every_visible_key_is_found_when_the_budget_allows(spelling, name):
-    record = RECORDS[name]
+    record = (RECORDS | STEPS)[name]
     if spelling in PARTIAL:
-        pytest.skip("this FAISS type visits a part of its keys by design")
+        pytest.skip("this selector sees a part of the keys by design")
     found = (selector(spelling).fit(record).top(KEYS) >= 0).sum(-1)
     assert torch.equal(found, record.mask.count(record.positions).expand_as(found))
 
 
 @each
 def test_two_fits_agree_whatever_budgets_came_before(spelling, name):
-    record = RECORDS[name]
+    record = (RECORDS | STEPS)[name]
     once = selector(spelling).fit(record)
     once.top(40)
     assert torch.equal(once.top(7), selector(spelling).fit(record).top(7))
@@ -137,7 +146,7 @@ def test_two_fits_agree_whatever_budgets_came_before(spelling, name):
 
 @each
 def test_no_selection_holds_more_mass_than_exact(spelling, name):
-    record = RECORDS[name]
+    record = (RECORDS | STEPS)[name]
     mass = torch.softmax(record.logits(slice(None)), dim=-1)
 
     def held(support):
@@ -150,8 +159,8 @@ def test_no_selection_holds_more_mass_than_exact(spelling, name):
 
 @each
 def test_costs_are_counted(spelling, name):
-    cost = selector(spelling).cost(RECORDS[name], 7)
-    free = spelling in ("random", "sink_recent")
+    cost = selector(spelling).cost((RECORDS | STEPS)[name], 7)
+    free = spelling in ("random", "sink_recent", "sp_attention")
     assert (cost.bytes_read == 0) == free
     assert (cost.multiply_adds == 0) == free
 
