@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from indexer_lab.measures import FACTS, MEASURES
 from indexer_lab.positions import parse_layers
 from indexer_lab.progress import progress
 from indexer_lab.scoring import Question, check_budgets, score_record
-from indexer_lab.store.capture import Capture, open_capture
+from indexer_lab.selectors.scene import Scene, within
+from indexer_lab.store.capture import Capture, SampleInfo, open_capture
 from indexer_lab.store.files import digest
 from indexer_lab.store.records import finite
 from indexer_lab.store.scores import Scores, create
 from indexer_lab.targets import default_target, target
+from indexer_probes.records import LayerRecord
 
 
 def score_step(
@@ -50,9 +53,10 @@ def score_step(
             for sample in samples:
                 for layer in chosen:
                     if not scores.part(sample, layer).exists():
-                        record = taken.record(sample, layer).to(place)
+                        read = _reading(taken, sample, place)
+                        record = read(layer)
                         finite(record)
-                        scores.save(sample, layer, score_record(record, sample, question))
+                        scores.save(sample, layer, score_record(record, sample, question, read))
                     advance(f"{sample.id}, layer {layer}")
     return scores
 
@@ -73,9 +77,24 @@ def _question(
     question = Question(
         tuple(selectors), check_budgets(numbers("--budget", budgets), longest), names, backend
     )
+    scene = Scene(taken.samples[0].id, _reading(taken, taken.samples[0], place))
     for label in question.labels():
-        question.make(label, goals[0]).fit(first)
+        within(question.make(label, goals[0]), scene).fit(first)
     return question
+
+
+def _reading(
+    taken: Capture, sample: SampleInfo, place: torch.device
+) -> Callable[[int], LayerRecord]:
+    """Reads a sample's records by layer."""
+
+    def read(layer: int) -> LayerRecord:
+        if layer not in taken.layers:
+            have = ", ".join(map(str, taken.layers))
+            raise InputError(f"{taken.path} holds no layer {layer}; captured are {have}")
+        return taken.record(sample, layer).to(place)
+
+    return read
 
 
 def _layers(taken: Capture, text: str | None) -> list[int]:
