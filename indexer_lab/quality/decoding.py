@@ -19,6 +19,10 @@ class Decoding(Protocol):
     cache:  of the prompt but its last token.
     """
 
+    def prepare(self, model: Any, prompt: Tensor, whole: bool) -> None:
+        """Called before any selection; `whole` when the prompt will be sparse too."""
+        ...
+
     def generate(
         self, model: Any, prompt: Tensor, cache: DynamicCache, tokens: int, stop: Stop, clock: Clock
     ) -> list[int]:
@@ -35,9 +39,14 @@ class Decoding(Protocol):
 def own_decoding(follower: Follower) -> Decoding | None:
     """The follower's own way of decoding; None for token by token."""
     from indexer_lab.selectors.retro_follow import RetroFollower
+    from indexer_lab.selectors.spec_follow import SpecFollower
 
     if isinstance(follower, RetroFollower):
         from indexer_lab.quality.revisiting import Revisiting
 
         return Revisiting(follower.window)
+    if isinstance(follower, SpecFollower):
+        from indexer_lab.quality.speculating import Speculating
+
+        return Speculating(follower)
     return None

@@ -57,7 +57,7 @@ class Clock:
 def prefill(model: Any, ids: Tensor) -> DynamicCache:
     """The cache of a prompt int64 [token] but its last token, whose query is the first that
     answers."""
-    cache = _empty(model)
+    cache = empty_cache(model)
     with torch.inference_mode():
         given = ids[None, :-1].to(model.device)
         model(input_ids=given, past_key_values=cache, logits_to_keep=1)
@@ -147,7 +147,7 @@ def shorten(cache: DynamicCache, length: int) -> None:
             layer.indexer_position_ids = places[..., :length]
 
 
-def _empty(model: Any) -> DynamicCache:
+def empty_cache(model: Any) -> DynamicCache:
     """A cache that drops nothing: only an indexer's keys need the configuration's own layers."""
     indexed = any(hasattr(module, "indexer") for module in model.modules())
     return DynamicCache(config=model.config) if indexed else DynamicCache()

@@ -25,6 +25,9 @@ class Revisiting:
 
     window: int
 
+    def prepare(self, model: Any, prompt: Tensor, whole: bool) -> None:
+        """Nothing is needed."""
+
     def generate(
         self, model: Any, prompt: Tensor, cache: DynamicCache, tokens: int, stop: Stop, clock: Clock
     ) -> list[int]:

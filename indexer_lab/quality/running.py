@@ -121,8 +121,10 @@ def _answer_densely(group: Sequence[Subject], tokens: int) -> None:
 
 def _replayed(subject: Subject, trial: Trial) -> None:
     selector, clock = subject.follower(trial), _clock([subject])
-    cache = _own_prompt(subject, trial, selector)
     own = own_decoding(selector)
+    if own is not None:
+        own.prepare(subject.model, subject.prompt, trial.own_prompt)
+    cache = _own_prompt(subject, trial, selector)
     with _steered([subject], trial, [selector], clock):
         if own is None:
             logs = replay(subject.model, cache, subject.last, subject.forced, clock)
@@ -146,6 +148,7 @@ def _generated_alone(subject: Subject, trial: Trial, tokens: int) -> None:
     selector, clock = subject.follower(trial), _clock([subject])
     own = own_decoding(selector)
     assert own is not None
+    own.prepare(subject.model, subject.prompt, trial.own_prompt)
     cache = _own_prompt(subject, trial, selector)
     with _steered([subject], trial, [selector], clock):
         made = own.generate(subject.model, subject.prompt, cache, tokens, subject.ends, clock)

@@ -20,6 +20,7 @@ from indexer_lab.selectors.retro import Retro
 from indexer_lab.selectors.settings import build
 from indexer_lab.selectors.sink_recent import SinkRecent
 from indexer_lab.selectors.sp_attention import SPAttention
+from indexer_lab.selectors.spec_attn import SpecAttn
 
 SELECTORS: dict[str, Callable[..., Any]] = {
     "exact": Exact,
@@ -33,6 +34,7 @@ SELECTORS: dict[str, Callable[..., Any]] = {
     "recorded": Recorded,
     "sp_attention": SPAttention,
     "retro": Retro,
+    "spec_attn": SpecAttn,
 }
 
 

@@ -38,6 +38,7 @@ SPELLINGS = {  # selectors whose default spelling is not the whole of them, or n
     "retro": ["retro:page=4", "retro:page=4,window=5", "retro:window=1"],
     "native": [],  # files and stored selections answer only up to what they hold: tested apart
     "recorded": [],
+    "spec_attn": [],  # reads a capture of its draft
 }
 BUDGETS = (1, 7, 40, KEYS + 5)
 PARTIAL = (  # by design they may miss a visible key whatever the budget
