@@ -61,9 +61,13 @@ def _draw(
 
 
 def draw(
-    task: str, ruler: Ruler, length: int, name: str, split: str, size: int, questions: int = 1
-) -> Sample:
-    """One sample, all of it decided by its name; more `questions` end up in `Sample.later`."""
+    task: str, ruler: Ruler, length: int, name: str, split: str, size: int, questions: int = 1,
+    close: bool = False,
+) -> Sample:  # fmt: skip
+    """One sample, all of it decided by its name; more `questions` end up in `Sample.later`.
+
+    close: plant lines close together, as `plant` says.
+    """
     rng = Random(f"{split}-{name}-{size}")
     episode = TASKS[task].write(rng, words.keys(split), size, questions)
-    return plant(episode, rng, ruler, length, split, task, name)
+    return plant(episode, rng, ruler, length, split, task, name, close)
