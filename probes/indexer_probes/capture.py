@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from indexer_probes.attention import witness
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall, Family
-from indexer_probes.indexer import Operands, index_record
+from indexer_probes.indexer import Chosen
 from indexer_probes.records import LayerRecord
+from indexer_probes.selection import indexer_of
 from indexer_probes.session import Session, session_of
 
 Rows = Callable[[int], Tensor]
@@ -56,7 +57,7 @@ class Probe:
         self._asked: tuple[int, Tensor] | None = None
 
     def take(
-        self, call: AttentionCall, layer: int, heard: dict[str, Tensor], operands: Operands | None
+        self, call: AttentionCall, layer: int, heard: dict[str, Tensor], operands: Chosen | None
     ) -> None:
         """Builds the record of one call and hands it on; no kept row in this call, no record."""
         positions = self._positions(call)
@@ -71,14 +72,10 @@ class Probe:
         call: AttentionCall,
         layer: int,
         heard: dict[str, Tensor],
-        operands: Operands | None,
+        operands: Chosen | None,
         positions: Tensor,
     ) -> LayerRecord:
-        rows, indexer = positions - call.first, self._family.indexer(call.attention)
-        rule = self._family.mask(call.attention)
-        native = None
-        if operands is not None and indexer is not None:
-            native = index_record(operands, indexer, rows, positions, layer)
+        rows, rule = positions - call.first, self._family.mask(call.attention)
         record = LayerRecord(
             layer=layer,
             queries=call.queries[0].detach()[:, rows],
@@ -86,8 +83,9 @@ class Probe:
             positions=positions,
             scale=float(call.scale),
             mask=rule,
-            indexer=native,
+            indexer=indexer_of(self._family, call, operands, rows, positions, layer),
             witness=witness(call, rule, positions, self._witnesses),
+            entries=self._family.entries(call, self._values),
         )
         _refuse_nan(record)
         return record
