@@ -11,6 +11,7 @@ from indexer_lab.selectors.base import Selector
 from indexer_lab.selectors.dial import Dial
 from indexer_lab.selectors.exact import Exact
 from indexer_lab.selectors.faiss_index import Faiss
+from indexer_lab.selectors.faulty import Faulty
 from indexer_lab.selectors.lightning import Lightning
 from indexer_lab.selectors.native import Native
 from indexer_lab.selectors.quantised import Quantised
@@ -35,6 +36,7 @@ SELECTORS: dict[str, Callable[..., Any]] = {
     "sp_attention": SPAttention,
     "retro": Retro,
     "spec_attn": SpecAttn,
+    "faulty": Faulty,
 }
 
 

@@ -21,9 +21,7 @@ CHUNK_BYTES = 16 << 20  # a float32 [head, row, key] block stays under this
 CUDA_CHUNK_BYTES = 256 << 20  # the same on a GPU, which a small block leaves idle
 
 
-Part = TypeVar(
-    "Part", "PlainKeys | LatentKeys", "MaskRule", "IndexerRecord", "Witness", "Entries"
-)
+Part = TypeVar("Part", "PlainKeys | LatentKeys", "MaskRule", "IndexerRecord", "Witness", "Entries")
 
 
 class RecordError(ValueError):
@@ -176,6 +174,8 @@ class IndexerRecord:
     units_of:   how its units lie on the tokens; None when a unit is a token.
     spans:      int64 [unit, 2], first and one past the last token of each unit; None as above.
     source:     the layer whose indexer this is, where a layer has none and reuses a selection.
+    turns:      float32 [pair], how far one position turns each rotary pair of the first dimensions,
+                in radians, where pairs are (i, i + pair); None where the family's differ.
     """
 
     queries: Tensor
@@ -187,6 +187,7 @@ class IndexerRecord:
     spans: Tensor | None = None
     units_of: Layout | None = None
     source: int | None = None
+    turns: Tensor | None = None
 
     @property
     def units(self) -> int:
@@ -306,7 +307,9 @@ class LayerRecord:
         log of what softmax gives a token, up to a constant of the row."""
         if self.entries is None:
             return self.key_logits(rows)
-        return units.spread_over_tokens(self.key_logits(rows), self.entry_logits(rows), self.entries)
+        return units.spread_over_tokens(
+            self.key_logits(rows), self.entry_logits(rows), self.entries
+        )
 
     def key_logits(self, rows: Tensor | slice) -> Tensor:
         """float32 [head, row, key]: scaled q.k of the tokens' own keys alone."""

@@ -152,7 +152,9 @@ def tiny_config(model_type: str) -> PretrainedConfig:
     settings = {**SMALL, **ONLY.get(kind, {})}
     try:
         known = vars(AutoConfig.for_model(kind))
-        wanted = {name: v for name, v in settings.items() if name in known or name in ONLY.get(kind, {})}
+        wanted = {
+            name: v for name, v in settings.items() if name in known or name in ONLY.get(kind, {})
+        }
         return AutoConfig.for_model(kind, **wanted)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         line = str(error).strip().splitlines()[-1][:200]

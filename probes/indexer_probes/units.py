@@ -63,7 +63,9 @@ def ranked(indexer: IndexerRecord, rows: Tensor | slice, positions: Tensor) -> T
     layout, spans = indexer.units_of, indexer.spans
     if layout is None or spans is None:
         return _hide(indexer.scores(rows)[None], positions + 1)
-    scores = pooled_scores(indexer, rows, positions) if layout.pooled else indexer.scores(rows)[None]
+    scores = (
+        pooled_scores(indexer, rows, positions) if layout.pooled else indexer.scores(rows)[None]
+    )
     scores = _hide(scores, counts(indexer, positions))
     if layout.forced:
         own = torch.searchsorted(spans[:, 0].contiguous(), positions.contiguous(), right=True) - 1

@@ -169,7 +169,7 @@ class QueryWatch(TorchFunctionMode):
                 f"and {len(self._choices)} topk for {self._rows} queries"
             )
         keys = self._products[-1][1]  # (unit, dim), the last query's, which sees the most
-        if not all(torch.equal(part, keys[: len(part)]) for _, part in self._products[:: 16]):
+        if not all(torch.equal(part, keys[: len(part)]) for _, part in self._products[::16]):
             raise ProbeError(
                 f"layer {self.layer}: the indexer cannot be read: its queries see different units"
             )
