@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from indexer_lab.backend import Backend, kernel_record
 from indexer_lab.errors import InputError
 from indexer_lab.measures import FACTS, MEASURES, Answer, Block, Ground
 from indexer_lab.selectors import Selector, on_backend, selector
-from indexer_lab.selectors.scene import Scene, within
+from indexer_lab.selectors.sample import of_sample
 from indexer_lab.store.capture import SampleInfo
 from indexer_lab.targets import Target, target
 from indexer_probes.records import LayerRecord
@@ -69,37 +69,18 @@ SCHEMA = pa.schema(
 """One row per sample x layer x head x query row x selector x budget x target; docs/tables.md."""
 
 
-def score_record(
-    record: LayerRecord,
-    sample: SampleInfo,
-    question: Question,
-    layer: Callable[[int], LayerRecord] | None = None,
-) -> pa.Table:
+def score_record(record: LayerRecord, sample: SampleInfo, question: Question) -> pa.Table:
     """The score table of one sample and layer.
 
-    layer: reads the sample's other layers, for selectors that ask; none gives this record alone.
     Raises InputError when a selector does not fit the record, or the backend cannot run.
     """
     kernels = kernel_record(record, question.backend, question.deepest)
-    scene = Scene(sample.id, layer or _only(record))
     tables = [
         _table(record, sample, row)
         for name in question.targets
-        for row in _results(record, target(name), question, kernels, scene)
+        for row in _results(record, target(name), question, kernels, sample)
     ]
     return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-
-
-def _only(record: LayerRecord) -> Callable[[int], LayerRecord]:
-    def read(layer: int) -> LayerRecord:
-        if layer != record.layer:
-            raise InputError(
-                f"layer {layer} is asked for beside layer {record.layer}, and score_record was "
-                "given no way to read it"
-            )
-        return record
-
-    return read
 
 
 @dataclass(frozen=True)
@@ -118,9 +99,11 @@ def _results(
     goal: Target,
     question: Question,
     kernels: KernelRecord | None,
-    scene: Scene,
+    sample: SampleInfo,
 ) -> Iterator[_Result]:
-    chosen = {label: within(question.make(label, goal), scene) for label in question.labels()}
+    chosen = {
+        label: of_sample(question.make(label, goal), sample.id) for label in question.labels()
+    }
     rankers = {label: made.fit(record) for label, made in chosen.items()}
     largest = max(question.budgets)
     for ranker in rankers.values():

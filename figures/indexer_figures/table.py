@@ -22,6 +22,8 @@ FIGURES: dict[str, FigureKind] = {
     "mass_by_budget": ByBudget("mass"),
     "recall_by_bytes": ByCost("bytes_read"),
     "recall_by_multiply_adds": ByCost("multiply_adds"),
+    "mass_by_bytes": ByCost("bytes_read", "mass"),
+    "mass_by_multiply_adds": ByCost("multiply_adds", "mass"),
     "recall_by_distance": ByDistance(),
     "entropy_by_layer": EntropyByLayer(),
     "recall_by_entropy": ByEntropy(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,14 @@ from indexer_lab.measures import FACTS, MEASURES
 from indexer_lab.positions import parse_layers
 from indexer_lab.progress import progress
 from indexer_lab.scoring import Question, check_budgets, score_record
-from indexer_lab.selectors.scene import Scene, within
-from indexer_lab.store.capture import Capture, SampleInfo, open_capture
+from indexer_lab.selectors import selector
+from indexer_lab.selectors.reuse import source
+from indexer_lab.selectors.sample import of_sample
+from indexer_lab.store.capture import Capture, open_capture
 from indexer_lab.store.files import digest
 from indexer_lab.store.records import finite
 from indexer_lab.store.scores import Scores, create
 from indexer_lab.targets import default_target, target
-from indexer_probes.records import LayerRecord
 
 
 def score_step(
@@ -46,23 +46,23 @@ def score_step(
     samples = taken.samples[:limit]
     chosen = _layers(taken, layers)
     with working_on(place):
-        question = _question(taken, selectors, budgets, targets, backend, place)
+        question = _question(taken, chosen, selectors, budgets, targets, backend, place)
         facts = _manifest(taken, question, chosen, len(samples), place)
         scores = create(output, facts, resume, force)
         with progress("score", len(samples) * len(chosen), quiet or as_json) as advance:
             for sample in samples:
                 for layer in chosen:
                     if not scores.part(sample, layer).exists():
-                        read = _reading(taken, sample, place)
-                        record = read(layer)
+                        record = taken.record(sample, layer).to(place)
                         finite(record)
-                        scores.save(sample, layer, score_record(record, sample, question, read))
+                        scores.save(sample, layer, score_record(record, sample, question))
                     advance(f"{sample.id}, layer {layer}")
     return scores
 
 
 def _question(
     taken: Capture,
+    layers: list[int],
     selectors: tuple[str, ...],
     budgets: str,
     targets: tuple[str, ...],
@@ -77,24 +77,25 @@ def _question(
     question = Question(
         tuple(selectors), check_budgets(numbers("--budget", budgets), longest), names, backend
     )
-    scene = Scene(taken.samples[0].id, _reading(taken, taken.samples[0], place))
+    _check_sources(question, taken, layers)
+    sample = taken.samples[0].id
     for label in question.labels():
-        within(question.make(label, goals[0]), scene).fit(first)
+        of_sample(question.make(label, goals[0]), sample).fit(first)
     return question
 
 
-def _reading(
-    taken: Capture, sample: SampleInfo, place: torch.device
-) -> Callable[[int], LayerRecord]:
-    """Reads a sample's records by layer."""
-
-    def read(layer: int) -> LayerRecord:
-        if layer not in taken.layers:
-            have = ", ".join(map(str, taken.layers))
-            raise InputError(f"{taken.path} holds no layer {layer}; captured are {have}")
-        return taken.record(sample, layer).to(place)
-
-    return read
+def _check_sources(question: Question, taken: Capture, layers: list[int]) -> None:
+    """Raises InputError where a selector takes over the selection of a layer not captured."""
+    for label in question.labels():
+        made = selector(label)
+        for layer in layers:
+            needed = source(made, layer)
+            if needed not in taken.layers:
+                have = ", ".join(map(str, taken.layers))
+                raise InputError(
+                    f"selector {label!r}: layer {layer} takes the selection of layer {needed}, "
+                    f"which was not captured; captured are {have}"
+                )
 
 
 def _layers(taken: Capture, text: str | None) -> list[int]:

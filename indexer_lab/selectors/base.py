@@ -99,6 +99,18 @@ class ScoreRanker:
             raise InputError(f"layer {self.record.layer}: {error}") from error
 
 
+def product_ranker(record: LayerRecord, queries: Tensor, keys: Tensor) -> ScoreRanker:
+    """Ranks, each query head for itself, by the product of stand-ins for queries and keys.
+
+    queries: [head, query, d], keys: [kv_head, key, d], of any d.
+    """
+
+    def score(rows: slice) -> Tensor:
+        return record.products(queries, keys, rows) * record.scale
+
+    return ScoreRanker(record, score, record.heads, width=2 * record.heads)
+
+
 class NativeRanker:
     """Hands out a selection that already exists: its first `budget` places, in their order."""
 
@@ -121,6 +133,11 @@ class NativeRanker:
 def pad(support: Support, budget: int) -> Support:
     """The support with -1 pads up to `budget` places."""
     return torch.nn.functional.pad(support, (0, budget - support.shape[-1]), value=-1)
+
+
+def every_key(record: LayerRecord) -> Support:
+    """int64 [1, query, key]: the support of dense attention."""
+    return torch.arange(record.length, device=record.queries.device).expand(1, record.rows, -1)
 
 
 def need_indexer(record: LayerRecord, selector: str) -> None:

@@ -20,7 +20,6 @@ from indexer_lab.selectors.base import (
     token_indexer,
 )
 from indexer_lab.selectors.following import Anew, Follower
-from indexer_lab.selectors.scene import Scene
 from indexer_probes.records import IndexerRecord, LayerRecord
 
 NARROW = {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
@@ -53,11 +52,9 @@ class Faulty:
     theta: float | None = None
 
     def fit(self, record: LayerRecord) -> Ranker:
-        if self.bug == "layer":
-            raise InputError(
-                "faulty:bug=layer reads the layer before, which a record alone does not hold: use "
-                "Faulty(...).within(Scene(...)), or follow() live"
-            )
+        if self.source(record.layer) != record.layer:
+            before = _layer_before(record)
+            return _ranker("layer", record, token_indexer(before, "faulty"))
         indexer = self._broken(record, token_indexer(record, "faulty"))
         return _ranker(self.bug, record, indexer)
 
@@ -66,8 +63,9 @@ class Faulty:
         indexer = token_indexer(record, "faulty")
         return index_cost(indexer, bits=8 * indexer.keys.element_size())
 
-    def within(self, scene: Scene) -> Faulty | OfLayerBefore:
-        return OfLayerBefore(self, scene) if self.bug == "layer" else self
+    def source(self, layer: int) -> int:
+        """The layer whose indexer this layer selects by."""
+        return layer - 1 if self.bug == "layer" and layer else layer
 
     def follow(self) -> Follower:
         return _OneBehind() if self.bug == "layer" else Anew(self)
@@ -84,19 +82,14 @@ class Faulty:
         return operands.unscaled_keys(indexer) if self.bug == "scale" else indexer
 
 
-@dataclass(frozen=True)
-class OfLayerBefore:
-    """bug=layer, on the records of one sample."""
-
-    settings: Faulty
-    scene: Scene
-
-    def fit(self, record: LayerRecord) -> Ranker:
-        before = record if record.layer == 0 else self.scene.layer(record.layer - 1)
-        return _ranker("layer", record, token_indexer(before, "faulty"))
-
-    def cost(self, record: LayerRecord, budget: int) -> Cost:
-        return self.settings.cost(record, budget)
+def _layer_before(record: LayerRecord) -> LayerRecord:
+    """Raises InputError for a record that stands alone."""
+    if record.layers is None:
+        raise InputError(
+            f"faulty:bug=layer: layer {record.layer} selects by the layer before it, and that was "
+            "not handed over with it"
+        )
+    return record.other(record.layer - 1)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from indexer_lab.selectors.base import Cost, Ranker, ScoreRanker
-from indexer_lab.selectors.pages import Pages, check_page
+from indexer_lab.selectors.blocks import Blocks, bound_asks, bounds, check_size
 from indexer_lab.selectors.steps import need_every_step
 from indexer_probes.records import LayerRecord
 
@@ -39,29 +39,34 @@ class Retro:
     window: int = 2
 
     def __post_init__(self) -> None:
-        check_page(self.page)
+        check_size("page", self.page)
         if self.window < 1:
             raise ValueError(f"window = {self.window}; expected 1 step or more")
 
     def fit(self, record: LayerRecord) -> Ranker:
         need_every_step(record, "retro")
-        pages = Pages(record, self.page)
+        pages = self._pages(record)
 
         def score(rows: slice) -> Tensor:
-            stop = min(rows.stop + self.window - 1, record.rows)
-            ranks = ranked(pages.scores(slice(rows.start, stop)))
-            return pages.tokens(-self._entries(ranks, rows.stop - rows.start))
+            reach = slice(rows.start, min(rows.stop + self.window - 1, record.rows))
+            hidden = pages.visible(reach) == 0
+            ranks = ranked(pages.scores(reach).masked_fill(hidden, float("-inf")))
+            entries = self._entries(ranks, rows.stop - rows.start)
+            return -entries.repeat_interleave(self.page, dim=-1)[..., : record.length]
 
-        return ScoreRanker(record, score, record.heads, width=3 * record.heads)
+        return ScoreRanker(record, score, record.heads, width=pages.width + record.heads)
 
     def cost(self, record: LayerRecord, budget: int) -> Cost:
         """One step's page scores: what later steps load is paid for by them."""
-        return Pages(record, self.page).cost()
+        return self._pages(record).cost()
 
     def follow(self) -> RetroFollower:
         from indexer_lab.selectors.retro_follow import RetroFollower
 
         return RetroFollower(self.page, self.window)
+
+    def _pages(self, record: LayerRecord) -> Blocks:
+        return Blocks(record, self.page, bound_asks(record.queries), bounds)
 
     def _entries(self, ranks: Tensor, rows: int) -> Tensor:
         """float32 [head, row, page]: in which order pages join a query's union as the load grows;

@@ -13,7 +13,6 @@ from indexer_lab.errors import InputError
 from indexer_lab.selectors.base import Cost, Ranker, ScoreRanker, Support
 from indexer_lab.selectors.exact import Exact
 from indexer_lab.selectors.nucleus import nucleus
-from indexer_lab.selectors.scene import Scene
 from indexer_lab.selectors.spec_map import head_mean, read_map
 from indexer_lab.selectors.steps import need_every_step
 from indexer_probes.records import LayerRecord
@@ -64,15 +63,15 @@ class SpecAttn:
     def fit(self, record: LayerRecord) -> Ranker:
         raise InputError(
             "selector 'spec_attn' reads another model's attention to the same text, which a record "
-            "alone does not name: use SpecAttn(...).within(Scene(sample, ...)), or follow() live"
+            "alone does not name: use SpecAttn(...).of_sample(id), or follow() live"
         )
 
     def cost(self, record: LayerRecord, budget: int) -> Cost:
         """nan: the draft's cost is known where its capture is."""
         return Cost(bytes_read=float("nan"), multiply_adds=float("nan"))
 
-    def within(self, scene: Scene) -> OfSample:
-        return OfSample(self, scene.sample)
+    def of_sample(self, sample: str) -> OfSample:
+        return OfSample(self, sample)
 
     def follow(self) -> SpecFollower:
         from indexer_lab.selectors.spec_follow import SpecFollower

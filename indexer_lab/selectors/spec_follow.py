@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from indexer_kernels.topk import topk
 from indexer_lab.errors import InputError
-from indexer_lab.selectors.base import Ranker, Support
+from indexer_lab.selectors.base import Ranker, Support, every_key
 from indexer_probes.records import LayerRecord
 
 if TYPE_CHECKING:
@@ -71,8 +70,5 @@ class _EveryKey:
         return None
 
     def top(self, budget: int) -> Support:
-        """int64 [1, query, key]: every visible key, whatever the budget."""
-        record = self.record
-        key = torch.arange(record.length, device=record.queries.device)
-        every = key.expand(record.rows, -1)
-        return every.masked_fill(~record.visible(slice(None)), -1)[None]
+        """Every key, whatever the budget."""
+        return every_key(self.record)

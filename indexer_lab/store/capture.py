@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,15 @@ class Capture:
         records.save(record, self.part(sample, record.layer), self.shared(record.layer))
 
     def record(self, sample: SampleInfo, layer: int) -> LayerRecord:
-        """One layer record on the CPU. Raises InputError for a missing or damaged file."""
-        return records.load(self.part(sample, layer), self.shared(layer))
+        """One layer record on the CPU, from which the sample's other layers can be read too.
+
+        Raises InputError for a layer that was not captured and for a missing or damaged file.
+        """
+        if layer not in self.layers:
+            have = ", ".join(map(str, self.layers))
+            raise InputError(f"layer {layer} was not captured; captured are {have}")
+        record = records.load(self.part(sample, layer), self.shared(layer))
+        return replace(record, layers=partial(self.record, sample))
 
     def parts(self) -> Iterator[tuple[SampleInfo, int]]:
         """Every sample and layer, in the order of capture."""

@@ -103,6 +103,7 @@ LINES = {
     "recall_by_entropy": ("entropy", "median"),
     "recall_by_bytes": ("plotted_cost", "plotted_mean"),
     "recall_by_multiply_adds": ("plotted_cost", "plotted_mean"),
+    "mass_by_bytes": ("plotted_cost", "plotted_mean"),
 }
 
 

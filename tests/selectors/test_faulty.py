@@ -14,7 +14,6 @@ from indexer_lab.scoring import Question, score_record
 from indexer_lab.selectors import selector
 from indexer_lab.selectors.faulty_operands import interleaved, with_pairs_swapped
 from indexer_lab.selectors.following import follower
-from indexer_lab.selectors.scene import Scene
 from indexer_lab.store import records
 from indexer_lab.store.capture import SampleInfo
 from indexer_probes.capture import capture
@@ -27,7 +26,7 @@ KEYS, ROWS, HEADS, DIM = 18, 6, 2, 8
 TURNS = torch.tensor([1.0, 0.1, 0.01])  # of 6 of the 8 dimensions
 
 
-def record(layer=1, seed=0, turns=TURNS, first=KEYS - ROWS):
+def record(layer=1, seed=0, turns=TURNS, first=KEYS - ROWS, layers=None):
     draw = torch.Generator().manual_seed(seed)
     positions = torch.arange(first, first + ROWS)
     indexer = IndexerRecord(
@@ -45,6 +44,7 @@ def record(layer=1, seed=0, turns=TURNS, first=KEYS - ROWS):
         positions,
         0.4,
         indexer=indexer,
+        layers=layers,
     )
 
 
@@ -202,22 +202,23 @@ def test_turns_are_kept_on_disk(captured, tmp_path):
 
 
 def test_the_layer_before_selects():
-    before, given = record(layer=1, seed=1), record(layer=2, seed=2)
-    placed = selector("faulty:layer").within(Scene("s", {1: before}.__getitem__))
+    before = record(layer=1, seed=1)
+    given = record(layer=2, seed=2, layers={1: before}.__getitem__)
     scores = before.indexer.scores(slice(None))
     rows = [best(scores[row], at, 5) for row, at in enumerate(given.positions.tolist())]
-    assert placed.fit(given).top(5).tolist() == [rows]
-    first = record(layer=0)
+    assert selector("faulty:layer").fit(given).top(5).tolist() == [rows]
+    first = record(layer=0)  # nothing is before it
     sound = selector("lightning").fit(first).top(5)
-    assert torch.equal(placed.fit(first).top(5), sound)  # nothing is before it
-    with pytest.raises(InputError, match="a record alone does not hold"):
-        selector("faulty:layer").fit(given)
+    assert torch.equal(selector("faulty:layer").fit(first).top(5), sound)
+    with pytest.raises(InputError, match="layer 1 selects by the layer before it"):
+        selector("faulty:layer").fit(before)
 
 
 def test_the_layer_before_selects_in_the_score_table_too():
-    before, given = record(layer=1, seed=1), record(layer=2, seed=2)
+    before = record(layer=1, seed=1)
+    given = record(layer=2, seed=2, layers={1: before}.__getitem__)
     question = Question(("faulty:layer", "lightning"), (5,), ("per_head",))
-    table = score_record(given, SampleInfo("s", "t", KEYS), question, {1: before}.__getitem__)
+    table = score_record(given, SampleInfo("s", "t", KEYS), question)
     recalls = table.to_pandas().groupby("selector", observed=True)["recall"].mean()
     assert recalls["faulty:layer"] != recalls["lightning"]
 

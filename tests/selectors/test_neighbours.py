@@ -15,8 +15,6 @@ from indexer_lab.selectors.retro import union_sizes
 from indexer_lab.targets import target
 from indexer_probes.records import LayerRecord, MaskRule, PlainKeys
 
-from .test_pages import literal
-
 
 def record(keys=23, rows=None, heads=4, window=None):
     draw = torch.Generator().manual_seed(keys)
@@ -93,9 +91,30 @@ def test_every_measure_bears_an_empty_support():
     assert math.isnan(float(selected["selected_entropy"][3, 0]))
 
 
+def page_scores(given, size):
+    """score_j = sum_i max(q_i min_ij, q_i max_ij) over the page's keys at or before the query."""
+    pages = -(-given.length // size)
+    scores = torch.full((given.heads, given.rows, pages), float("-inf"))
+    for head in range(given.heads):
+        keys = given.float_keys[head // given.group]
+        for row, position in enumerate(given.positions.tolist()):
+            for page in range(pages):
+                held = [at for at in range(page * size, (page + 1) * size) if at <= position]
+                window = given.mask.window or given.length
+                if not any(position - at < window for at in held):
+                    continue
+                score = 0.0
+                for channel in range(keys.shape[1]):
+                    query = float(given.queries[head, row, channel])
+                    values = [float(keys[at, channel]) for at in held]
+                    score += max(query * min(values), query * max(values))
+                scores[head, row, page] = score
+    return scores
+
+
 def loaded(given, load, size):
     """Keys [head][row] of the `load` best pages by the literal page score."""
-    scores = literal(given, size)
+    scores = page_scores(given, size)
     picked = []
     for head in scores:
         picked.append([])

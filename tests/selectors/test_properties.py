@@ -11,6 +11,7 @@ from indexer_lab.errors import InputError
 from indexer_lab.selectors import SELECTORS, selector
 from indexer_lab.selectors.base import Cost, ScoreRanker
 from indexer_lab.selectors.faiss_index import Faiss
+from indexer_lab.selectors.reuse import source
 from indexer_probes.records import IndexerRecord, LatentKeys, LayerRecord, MaskRule, PlainKeys
 
 faiss = pytest.importorskip("faiss")
@@ -36,6 +37,17 @@ SPELLINGS = {  # selectors whose default spelling is not the whole of them, or n
         *("faiss:IVF8,PQ4x4fs:nprobe=8", "faiss:PQ4x4fs", "faiss:RQ2x4", "faiss:ITQ8,LSH"),
     ],
     "retro": ["retro:page=4", "retro:page=4,window=5", "retro:window=1"],
+    "quest": ["quest", "quest:page=7", "quest:page=200", "quest:page=8,local=true"],
+    "block_mean": ["block_mean", "block_mean:block=8", "block_mean:block=9,local=true"],
+    "hierarchical": ["hierarchical", "hierarchical:block=11,opens=1,summary=mean"],
+    "sparq": ["sparq:channels=1", "sparq:channels=5"],
+    "loki": ["loki:rank=1", "loki:rank=5"],
+    "double_sparsity": [f"double_sparsity:channels=4,by={by}" for by in ("qk", "k", "q")],
+    "reuse": [
+        *("reuse:layer=9", "reuse:layer=1", "reuse:every=2,target=head_sum"),
+        "reuse:layer=0,of=lightning",
+    ],
+    "index_heads": [f"index_heads:heads=3,by={by}" for by in ("query", "layer", "random")],
     "native": [],  # files and stored selections answer only up to what they hold: tested apart
     "recorded": [],
     "spec_attn": [],  # reads a capture of its draft
@@ -56,21 +68,27 @@ def spellings() -> list[str]:
     return [spelling for name in SELECTORS for spelling in SPELLINGS.get(name, [name])]
 
 
-def plain(window: int | None = None, gaps: bool = True) -> LayerRecord:
-    draw = torch.Generator().manual_seed(3)
+def needs_indexer(spelling: str) -> bool:
+    native = ("lightning", "index_heads", "faulty")
+    return spelling.startswith(native) or "of=lightning" in spelling
+
+
+def plain(window: int | None = None, layer: int = 2, gaps: bool = True) -> LayerRecord:
+    draw = torch.Generator().manual_seed(layer + 1)
     positions = torch.linspace(3, KEYS - 1, ROWS).long()
     return LayerRecord(
-        layer=2,
+        layer=layer,
         queries=torch.randn(4, ROWS, 16, generator=draw),
         keys=PlainKeys(torch.randn(2, KEYS, 16, generator=draw)),
         positions=positions if gaps else torch.arange(KEYS - ROWS, KEYS),
         scale=0.25,
         mask=MaskRule(window),
+        layers=lambda layer: plain(None, layer),
     )
 
 
-def latent() -> LayerRecord:
-    draw = torch.Generator().manual_seed(4)
+def latent(layer: int = 5) -> LayerRecord:
+    draw = torch.Generator().manual_seed(layer - 1)
     positions = torch.linspace(3, KEYS - 1, ROWS).long()
     indexer = IndexerRecord(
         queries=torch.randn(8, ROWS, 32, generator=draw),
@@ -84,7 +102,7 @@ def latent() -> LayerRecord:
     values, order = scores.sort(dim=-1, descending=True, stable=True)
     native = order.masked_fill(values == float("-inf"), -1)[None, :, :9]
     return LayerRecord(
-        layer=5,
+        layer=layer,
         queries=torch.randn(4, ROWS, 24, generator=draw),
         keys=LatentKeys(
             latent=torch.randn(KEYS, 12, generator=draw),
@@ -94,6 +112,7 @@ def latent() -> LayerRecord:
         positions=positions,
         scale=24**-0.5,
         indexer=IndexerRecord(**{**vars(indexer), "native": native}),
+        layers=latent,
     )
 
 
@@ -108,7 +127,7 @@ def cases() -> list[tuple[str, str]]:
         (spelling, name)
         for spelling in spellings()
         for name, record in (STEPS if spelling.startswith(EVERY_STEP) else RECORDS).items()
-        if record.indexer is not None or not spelling.startswith(("lightning", "faulty"))
+        if record.indexer is not None or not needs_indexer(spelling)
     ]
 
 
@@ -164,8 +183,10 @@ def test_no_selection_holds_more_mass_than_exact(spelling, name):
 
 @each
 def test_costs_are_counted(spelling, name):
-    cost = selector(spelling).cost((RECORDS | STEPS)[name], 7)
+    record, made = (RECORDS | STEPS)[name], selector(spelling)
+    cost = made.cost(record, 7)
     free = spelling in ("random", "sink_recent", "sp_attention")
+    free |= source(made, record.layer) != record.layer
     assert (cost.bytes_read == 0) == free
     assert (cost.multiply_adds == 0) == free
 
@@ -219,6 +240,23 @@ def test_sinks_come_first_then_the_most_recent():
     ("spelling", "said"),
     [
         ("lightning", "needs indexer"),
+        ("index_heads", "needs indexer"),
+        ("quest:page=0", "page = 0; expected 1 or more"),
+        ("block_mean:block=-2", "block = -2"),
+        ("hierarchical:opens=0.5", "opens = 0.5; expected 1 or more"),
+        ("hierarchical:summary=max", "expected one of bounds, mean"),
+        ("sparq:channels=0", "channels = 0"),
+        ("sparq:channels=17", "channels = 17, and layer 2 has 16; ask for at most 16"),
+        ("double_sparsity:channels=99", "channels = 99, and layer 2 has 16"),
+        ("loki:rank=17", "rank = 17, and layer 2 has 16"),
+        ("loki:rank=0", "rank = 0"),
+        ("reuse", "set one of layer=… and every=…"),
+        ("reuse:layer=1,every=2", "set one of"),
+        ("reuse:every=0", "every = 0"),
+        ("reuse:layer=-1", "layer = -1"),
+        ("reuse:layer=1,of=native", "expected one of exact, lightning"),
+        ("reuse:layer=0,of=lightning", "needs indexer"),
+        ("reuse:layer=1,target=head_mean", "head_mean.*did you mean"),
         ("native", "needs indexer"),
         ("faiss:bogus", "could not parse"),
         ("faiss:IVF4000,Flat", "training points"),
@@ -307,6 +345,8 @@ def test_nan_in_keys_is_named():
     keys = torch.randn(1, 8, 4)
     keys[0, 3] = float("nan")
     record = LayerRecord(6, torch.ones(1, 1, 4), PlainKeys(keys), torch.tensor([7]), 1.0)
-    for spelling in ("quantised", "faiss:Flat", "exact"):
+    narrow = ("sparq:channels=2", "loki:rank=2", "double_sparsity:channels=2")
+    blocks = ("quest:page=2", "block_mean:block=2", "hierarchical:block=2")
+    for spelling in ("quantised", "faiss:Flat", "exact", *narrow, *blocks):
         with pytest.raises(InputError, match=r"layer 6.*NaN"):
             selector(spelling).fit(record).top(2)

@@ -10,7 +10,6 @@ import torch
 from indexer_lab.errors import InputError
 from indexer_lab.scoring import Question, score_record
 from indexer_lab.selectors import selector
-from indexer_lab.selectors.scene import Scene
 from indexer_lab.selectors.spec_map import calibrated
 from indexer_lab.store.capture import SampleInfo, create
 from indexer_probes.records import LayerRecord, PlainKeys
@@ -57,8 +56,7 @@ def spelled(draft, **changes):
 
 def fitted(draft, layer=1, sample="two", given=None, **changes):
     given = record(layer, 4, 7) if given is None else given
-    chosen = selector(spelled(draft, **changes))
-    return chosen.within(Scene(sample, lambda layer: given)).fit(given)
+    return selector(spelled(draft, **changes)).of_sample(sample).fit(given)
 
 
 def literal(drafted, p):
