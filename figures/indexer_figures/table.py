@@ -9,6 +9,7 @@ from indexer_figures.entropy_by_layer import EntropyByLayer
 from indexer_figures.entropy_spread import EntropySpread
 from indexer_figures.heat_map import HeatMap
 from indexer_figures.kind import FigureKind
+from indexer_figures.loss_by_measure import LossByMeasure
 from indexer_figures.quality_by_entropy import QualityByEntropy
 from indexer_figures.quality_by_precision import QualityByPrecision
 from indexer_figures.quality_by_ratio import QualityByRatio
@@ -32,6 +33,7 @@ FIGURES: dict[str, FigureKind] = {
     "kl_by_swapped_layer": SwapByLayer(),
     "entropy_distribution": EntropySpread(),
     "quality_by_entropy": QualityByEntropy(),
+    "loss_by_measure": LossByMeasure(),
 }
 
 SOURCES: dict[str, str] = {
@@ -40,9 +42,10 @@ SOURCES: dict[str, str] = {
     "kl_by_swapped_layer": "quality",
     "entropy_distribution": "entropy",
     "quality_by_entropy": "quality",
+    "loss_by_measure": "losses",
 }
 """What a figure reads where it is not a score table: the pairs of a relation, quality rows (with
-each sample's `entropy`), or entropy rows."""
+each sample's `entropy`), entropy rows, or a script's paired losses."""
 
 
 def source_of(name: str) -> str:

@@ -19,6 +19,7 @@ SOURCES = {
     "quality": "a quality folder",
     "entropy": "a quality folder that was not made with --entropy none",
     "pairs": "a folder of relate",
+    "losses": "the table of analyses/known_bugs.py, which draws it",
 }
 """Source of a figure -> where it is."""
 

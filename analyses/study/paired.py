@@ -1,0 +1,58 @@
+"""Two selectors on the same prompts: what one loses against the other, and how surely."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from indexer_lab.statistics.bootstrap import FEWEST_CLUSTERS, Interval, bootstrap
+from indexer_lab.statistics.mean import mean
+
+BOUNDED = ("recall", "mass", "score", "agreement", "top1")
+"""Measures between 0 and 1, so that a difference lies between -1 and 1."""
+BETTER_LOW = ("output_error", "kl", "delta_nll", "bits_per_byte", "nll")
+
+
+def by_prompt(rows: pd.DataFrame, measures: list[str]) -> pd.DataFrame:
+    """Mean of each measure by selector and sample: what one prompt says of one selector."""
+    return rows.groupby(["selector", "sample"], observed=True)[measures].mean().reset_index()
+
+
+def losses(prompts: pd.DataFrame, measure: str, selector: str, reference: str) -> pd.Series:
+    """By sample: how much worse the selector is than the reference; positive is worse.
+
+    prompts: a row a selector and sample. Samples that lack either are left out.
+    """
+    wide = prompts.pivot(index="sample", columns="selector", values=measure)
+    absent = [name for name in (selector, reference) if name not in wide]
+    if absent:
+        return pd.Series(dtype=float)
+    sign = -1.0 if measure in BETTER_LOW else 1.0
+    return (sign * (wide[reference] - wide[selector])).dropna()
+
+
+def interval(found: pd.Series, measure: str, seed: int) -> Interval:
+    """Mean loss with its 95 % interval over prompts."""
+    values, groups = found.to_numpy(float), found.index.to_numpy()
+    if not len(values):
+        return Interval(math.nan, math.nan, math.nan, math.nan, 0, 0.95, "no prompt has both")
+    if measure in BOUNDED:
+        return mean(values, groups, lowest=-1.0, highest=1.0, seed=seed)
+    return bootstrap(lambda rows: float(values[rows].mean()), groups, seed=seed)
+
+
+def prompts_needed(found: pd.Series) -> float:
+    """Prompts from which a 95 % interval of the mean would leave 0 out, at the spread seen here.
+
+    (1.96 s / m)^2 of mean m and standard deviation s, one at least; inf for a mean of 0; nan under
+    FEWEST_CLUSTERS prompts.
+    """
+    values = found.to_numpy(float)
+    if len(values) < FEWEST_CLUSTERS:
+        return math.nan
+    centre, spread = float(values.mean()), float(values.std(ddof=1))
+    if centre == 0:
+        return math.inf
+    return float(max(1, np.ceil((1.96 * spread / centre) ** 2)))
