@@ -43,12 +43,10 @@ class Speculating:
 
     def prepare(self, model: Any, prompt: Tensor, whole: bool) -> None:
         """Before any selection: the layer map, and for a sparse prompt (`whole`) its drafts."""
-        settings = self.follower.settings
-        draft = self._draft(model)
-        if settings.layer_map:
-            self.follower.mapped = listed(settings.layer_map)
-        else:
-            self.follower.mapped = _calibrated(model, draft, prompt)
+        draft, known = self._draft(model), self.follower.settings.layer_map
+        if not self.follower.mapped:
+            mapped = listed(known) if known else _calibrated(model, draft, prompt)
+            self.follower.mapped.extend(mapped)
         if whole:
             self._expect(_Reader(draft, self._layers()).run(prompt[:-1], empty_cache(draft))[1])
 

@@ -30,8 +30,13 @@ def zeroed(indexer: IndexerRecord) -> IndexerRecord:
 
 
 def unscaled_keys(indexer: IndexerRecord) -> IndexerRecord:
-    """The e4m3 codes of queries and keys as deployed, and each key's scale forgotten."""
-    return Lightning("fp8").coded(indexer)[0]
+    """The e4m3 codes of queries and keys as deployed, and each key's scale forgotten.
+
+    Rotated before they are rounded, as deployed, where their width allows it.
+    """
+    width = indexer.keys.shape[-1]
+    rotates = width & (width - 1) == 0  # a power of two
+    return Lightning("fp8", hadamard=rotates).coded(indexer)[0]
 
 
 def interleaved(

@@ -20,25 +20,24 @@ if TYPE_CHECKING:
 class SpecFollower:
     """The drafts' attention to one sequence, as far as it is known.
 
-    mapped: layer of the model -> layer of the draft.
+    mapped: layer of the model -> layer of the draft, empty until it is known; shared by every
+            continuation of the prompt.
     united: layer of the draft -> float32 [query, key], what the queries of the next forward are to
             choose from; -inf outside their round's union.
     """
 
     settings: SpecAttn
-    mapped: tuple[int, ...] = ()
+    mapped: list[int] = field(default_factory=list)
     united: dict[int, Tensor] = field(default_factory=dict)
 
     def again(self) -> SpecFollower:
-        return SpecFollower(self.settings)
+        return SpecFollower(self.settings, self.mapped)
 
     def fit(self, record: LayerRecord) -> Ranker:
         if record.layer < self.settings.dense:
             return _EveryKey(record)
         if record.layer >= len(self.mapped):
-            raise InputError(
-                f"the layer map {list(self.mapped)} has no entry for layer {record.layer}"
-            )
+            raise InputError(f"the layer map {self.mapped} has no entry for layer {record.layer}")
         united = self.united.get(self.mapped[record.layer])
         if united is None or united.shape != (record.rows, record.length):
             made = None if united is None else tuple(united.shape)

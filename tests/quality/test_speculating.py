@@ -169,7 +169,7 @@ def test_a_model_that_drafts_for_itself_is_always_right(prompt, tmp_path):
     model = model_of(3, seed=0)
     model.save_pretrained(tmp_path)
     own = speculating(model, f"spec_attn:{tmp_path}:p=1,gamma=3", prompt)
-    assert own.follower.mapped == (0, 1, 2)  # calibrated on the prompt: nothing is liker
+    assert own.follower.mapped == [0, 1, 2]  # calibrated on the prompt: nothing is liker
     cache, clock = prefill(model, prompt), Clock(model.device)
     with opened(model, own.follower):
         made = own.generate(model, prompt, cache, STEPS, lambda made: False, clock)
@@ -190,6 +190,14 @@ def test_every_mode_runs_and_entropy_rows_are_each_query_once(model, folder, pro
     rows = log.table().to_pandas().query("selector == @text and phase == 'decode'")
     places = rows.groupby(["layer", "head"])["position"].apply(list)
     assert all(each == list(range(PROMPT - 1, PROMPT - 1 + STEPS)) for each in places)
+
+
+def test_a_layer_map_is_calibrated_once_a_prompt(prompt, tmp_path):
+    model = model_of(3, seed=0)
+    model.save_pretrained(tmp_path)
+    first = speculating(model, f"spec_attn:{tmp_path}", prompt)
+    again = Speculating(first.follower.again())
+    assert again.follower.mapped is first.follower.mapped == [0, 1, 2]
 
 
 def test_what_cannot_draft_is_one_line(model, folder, prompt, tmp_path):
