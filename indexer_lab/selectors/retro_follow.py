@@ -40,6 +40,10 @@ class Past:
     part: Part
     seen: Tensor
 
+    def with_more(self, part: Part, keys: Tensor) -> Past:
+        """The same with attention over more keys, bool [head, key], none of them seen before."""
+        return Past(self.position, merged(self.part, part), _grown(self.seen, keys) | keys)
+
 
 @dataclass
 class RetroFollower:
@@ -61,16 +65,17 @@ class RetroFollower:
         self._record = record
         if _is_prompt(record):
             return Retro(self.page, self.window).fit(record)
-        known = [each.position for each in self.past.get(record.layer, [])]
-        asked = record.positions[:-1].tolist()
-        if known[len(known) - len(asked) :] != asked:
+        again = record.positions[:-1].tolist()
+        kept = self._kept(record)
+        if [each.position for each in kept] != again:
+            known = [each.position for each in self.past.get(record.layer, [])]
             raise InputError(
-                f"selector 'retro', layer {record.layer}: queries {asked} come again, and the last "
+                f"selector 'retro', layer {record.layer}: queries {again} come again, and the last "
                 f"that were kept are {known}; follow the sequence forwards, step by step"
             )
-        newest = record.at(torch.tensor([record.rows - 1], device=record.queries.device))
-        seen = [each.seen for each in self.past.get(record.layer, [])[len(known) - len(asked) :]]
-        return _Step(record, Retro(self.page, window=1).fit(newest), seen)
+        newest = record.at(record.positions.new_tensor([record.rows - 1]))
+        loads = Retro(self.page, window=1).fit(newest)
+        return _Step(record, loads, [each.seen for each in kept])
 
     def attend(self, call: AttentionCall, rule: MaskRule, support: Support) -> Tensor:
         """[1, query, head, value_dim]: the newest query's output, past ones corrected.
@@ -81,21 +86,18 @@ class RetroFollower:
         assert record is not None
         if _is_prompt(record):
             return attend_selected(call, rule, support, 0)
-        layer, rows = record.layer, record.rows
-        known = self.past.get(layer, [])
-        kept = known[len(known) - (rows - 1) :] if rows > 1 else []
-        now = attend_part(call, rule, support)
-        news = [Part(now.output[:, row, None], now.total[:, row, None]) for row in range(rows)]
-        parts = [merged(old.part, new) for old, new in zip(kept, news, strict=False)] + news[-1:]
-        members = _members(support, record.length)
-        seen = [_grown(old.seen, record.length) for old in kept]
-        held = [*seen, torch.zeros_like(members[:, 0])]
-        entries = [
-            Past(int(record.positions[row]), parts[row], held[row] | members[:, row])
-            for row in range(rows)
+        now, keys = attend_part(call, rule, support), _members(support, record.length)
+        held = [
+            old.with_more(Part(now.output[:, row, None], now.total[:, row, None]), keys[:, row])
+            for row, old in enumerate([*self._kept(record), _nothing(record, call)])
         ]
-        self.past[layer] = entries[-(self.window - 1) :] if self.window > 1 else []
-        return self._outputs(call, rule, support, parts)
+        self.past[record.layer] = held[-(self.window - 1) :] if self.window > 1 else []
+        return self._outputs(call, rule, support, [each.part for each in held])
+
+    def _kept(self, record: LayerRecord) -> list[Past]:
+        """Those of the record's queries that come again."""
+        known = self.past.get(record.layer, [])
+        return known[max(0, len(known) - record.rows + 1) :] if record.rows > 1 else []
 
     def _outputs(
         self, call: AttentionCall, rule: MaskRule, support: Support, parts: list[Part]
@@ -124,10 +126,21 @@ class _Step:
         visible = self.record.visible(slice(None))
         added = []
         for row, seen in enumerate(self.seen):
-            new = ~_grown(seen, self.record.length) & visible[row]
+            new = ~_grown(seen, visible) & visible[row]
             fresh = new.gather(-1, load[:, 0].clamp(min=0)) & (load[:, 0] >= 0)
             added.append(load[:, 0].masked_fill(~fresh, -1))
         return torch.stack([*added, load[:, 0]], dim=1)
+
+
+def _nothing(record: LayerRecord, call: AttentionCall) -> Past:
+    """What the newest query holds before it attends."""
+    device, heads = record.queries.device, record.heads
+    empty = Part(
+        torch.zeros(heads, 1, call.values.shape[-1], device=device),
+        torch.full((heads, 1), float("-inf"), device=device),
+    )
+    seen = torch.zeros(heads, record.length, dtype=torch.bool, device=device)
+    return Past(int(record.positions[-1]), empty, seen)
 
 
 def _is_prompt(record: LayerRecord) -> bool:
@@ -140,9 +153,9 @@ def _members(support: Support, length: int) -> Tensor:
     return marks.scatter_(-1, support.masked_fill(support < 0, length), True)[..., :length]
 
 
-def _grown(seen: Tensor, length: int) -> Tensor:
-    """bool [head, key]: the same over the keys that there are now."""
-    return F.pad(seen, (0, length - seen.shape[-1]))
+def _grown(seen: Tensor, keys: Tensor) -> Tensor:
+    """bool [head, key]: the same over the keys that there are now, as in `keys` [..., key]."""
+    return F.pad(seen, (0, keys.shape[-1] - seen.shape[-1]))
 
 
 def _with_sinks(part: Part, rule: MaskRule) -> Tensor:

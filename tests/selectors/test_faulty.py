@@ -10,6 +10,7 @@ from transformers.models.deepseek_v32 import modeling_deepseek_v32 as deepseek
 
 from indexer_kernels.quantize import e4m3, hadamard
 from indexer_lab.errors import InputError
+from indexer_lab.quality.trial import Trial
 from indexer_lab.scoring import Question, score_record
 from indexer_lab.selectors import selector
 from indexer_lab.selectors.faulty_operands import interleaved, with_pairs_swapped
@@ -230,6 +231,12 @@ def test_the_layer_before_selects_live():
     assert torch.equal(one.fit(second).top(4), selector("lightning").fit(first).top(4))
     with pytest.raises(InputError, match="layer 2 did not select in this forward"):
         one.fit(record(layer=3))
+
+
+def test_a_swapped_layer_needs_the_one_before_it_too():
+    assert set(Trial("replay", "faulty:layer", 4, layer=2).layers) == {1, 2}
+    assert Trial("replay", "faulty:layer", 4, layer=0).layers == (0,)
+    assert Trial("replay", "faulty:relu", 4, layer=2).layers == (2,)
 
 
 def tied():
