@@ -7,8 +7,8 @@ Each bug of the `faulty` selector is injected into the captured operands of the 
 and beside them into the running model. Per prompt, a bug's loss is the difference to the sound
 indexer (`lightning`) at the same budget: recall, mass and output error on the captured queries, KL
 to the dense model in a replay, right answers in decoding. A measure sees a bug where the 95 %
-interval of the mean loss over prompts leaves 0 out; it sees it the earlier, the fewer prompts that
-takes. `faulty:future` cannot show in a live run, where no later key exists.
+interval of the mean loss over prompts lies above 0; it sees it the earlier, the fewer prompts that
+takes. While a model decodes no later key exists, so that `faulty:future` costs no answer.
 """
 
 from __future__ import annotations
@@ -89,12 +89,11 @@ def signatures(scores: pd.DataFrame, quality: pd.DataFrame, seed: int) -> pd.Dat
         for measure, prompts in sources.items():
             found = losses(prompts, measure, bug, SOUND)
             lies = interval(found, measure, seed)
-            seen = lies.low > 0 or lies.high < 0
             rows.append({
                 "selector": bug, "reference": SOUND, "measure": measure,
                 "unit": UNITS.get(measure, "share"), "loss": lies.estimate, "low": lies.low,
-                "high": lies.high, "prompts": lies.clusters, "needed": prompts_needed(found),
-                "seen": seen,
+                "high": lies.high, "prompts": lies.clusters, "needed": prompts_needed(found, measure),
+                "seen": lies.low > 0,
             })  # fmt: skip
     table = pd.DataFrame(rows)
     seen_only = table["needed"].where(table["seen"])
@@ -144,8 +143,7 @@ def _sentence(
 
 
 def _firsts(table: pd.DataFrame) -> str:
-    """`recall rope, layer; mass self`: each bug once, with the measure that needs fewest prompts;
-    where several need as few, the one nearest to the selection."""
+    """`recall rope, layer; mass self`: each bug with the measure that needs fewest prompts."""
     taken: dict[str, list[str]] = {}
     for bug, rows in table[table["first"]].groupby("selector", sort=True):
         taken.setdefault(str(rows["measure"].iloc[0]), []).append(_short(str(bug)))

@@ -10,8 +10,8 @@ import pandas as pd
 from indexer_lab.statistics.bootstrap import FEWEST_CLUSTERS, Interval, bootstrap
 from indexer_lab.statistics.mean import mean
 
-BOUNDED = ("recall", "mass", "score", "agreement", "top1")
-"""Measures between 0 and 1, so that a difference lies between -1 and 1."""
+YES_OR_NO = ("score", "agreement", "top1")
+"""Measures whose prompts can all be alike by chance; a difference lies between -1 and 1."""
 BETTER_LOW = ("output_error", "kl", "delta_nll", "bits_per_byte", "nll")
 
 
@@ -38,21 +38,24 @@ def interval(found: pd.Series, measure: str, seed: int) -> Interval:
     values, groups = found.to_numpy(float), found.index.to_numpy()
     if not len(values):
         return Interval(math.nan, math.nan, math.nan, math.nan, 0, 0.95, "no prompt has both")
-    if measure in BOUNDED:
+    if measure in YES_OR_NO:
         return mean(values, groups, lowest=-1.0, highest=1.0, seed=seed)
     return bootstrap(lambda rows: float(values[rows].mean()), groups, seed=seed)
 
 
-def prompts_needed(found: pd.Series) -> float:
+def prompts_needed(found: pd.Series, measure: str) -> float:
     """Prompts from which a 95 % interval of the mean would leave 0 out, at the spread seen here.
 
-    (1.96 s / m)^2 of mean m and standard deviation s, one at least; inf for a mean of 0; nan under
-    FEWEST_CLUSTERS prompts.
+    (1.96 s / m)^2 of mean m and standard deviation s, not rounded: one is enough under 1, and what
+    needs less shows more clearly. inf for a mean of 0; nan under FEWEST_CLUSTERS prompts. Answers
+    that are all alike show no spread by chance, so of those one more prompt is taken to lose nothing.
     """
     values = found.to_numpy(float)
     if len(values) < FEWEST_CLUSTERS:
         return math.nan
+    if measure in YES_OR_NO:
+        values = np.append(values, 0.0)
     centre, spread = float(values.mean()), float(values.std(ddof=1))
     if centre == 0:
         return math.inf
-    return float(max(1, np.ceil((1.96 * spread / centre) ** 2)))
+    return (1.96 * spread / centre) ** 2

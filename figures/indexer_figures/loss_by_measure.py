@@ -23,6 +23,7 @@ from indexer_figures.words import count, span
 LABEL = 1.45  # inches for the selectors' names
 LINEAR = 1e-3  # nats: below it a logarithmic axis runs evenly through 0
 LOGARITHMIC = ("kl",)
+WORDS = {"output_error": "output error", "kl": "KL to dense (log)", "score": "right answers"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class LossByMeasure:
     def table(self, scores: pd.DataFrame, choice: Choice = DEFAULT) -> pd.DataFrame:
         """A row for each selector and measure, the selectors by what they lose on the first."""
         need(scores, self.columns)
-        rows = scores[list(self.columns)].assign(seen=_seen(scores))
+        rows = scores[list(self.columns)].assign(seen=scores["low"] > 0)
         if choice.selectors is not None:
             rows = rows[rows["selector"].isin(choice.selectors)]
         if rows["loss"].isna().all():
@@ -64,9 +65,10 @@ class LossByMeasure:
         for ax, measure in zip(axes[0], measures, strict=True):
             _panel(ax, table[table["measure"] == measure], names, looks, measure in LOGARITHMIC)
             width = (WIDE - LABEL) / len(measures) - 0.12
-            ax.set_title("\n".join(ruler.wrap(measure, width, 2)), loc="left", pad=3)
+            title = ruler.wrap(WORDS.get(measure, measure), width, 2)
+            ax.set_title("\n".join(title), loc="left", pad=3, parse_math=False)
             unit = str(table.loc[table["measure"] == measure, "unit"].iloc[0])
-            ax.set_xlabel("\n".join(ruler.wrap(unit, width, 2)))
+            ax.set_xlabel("\n".join(ruler.wrap(unit, width, 2)), parse_math=False)
         labels = ["\n".join(ruler.wrap(name, LABEL, 2)) for name in names]
         axes[0, 0].set_yticks(range(len(names)), labels, parse_math=False)
         axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
@@ -83,11 +85,6 @@ class LossByMeasure:
         seen = table.groupby("measure", sort=False)["seen"].sum()
         parts = [f"{measure} {int(seen[measure])}" for measure in _ordered(table["measure"])]
         return f"Of {count(faults, 'fault')}, seen by: {', '.join(parts)}."
-
-
-def _seen(table: pd.DataFrame) -> pd.Series:
-    """Whether the interval leaves 0 out."""
-    return (table["low"] > 0) | (table["high"] < 0)
 
 
 ORDER = ("recall", "mass", "output_error", "kl", "score")
@@ -129,7 +126,8 @@ def _symmetric_log(ax: Axes, low: float, reach: float) -> None:
     ax.set_xscale("symlog", linthresh=LINEAR, linscale=0.4)
     top = max(int(np.ceil(np.log10(max(reach, 10 * LINEAR)))), -1)
     ax.set_xlim(min(2 * low, -LINEAR), 10.0**top * 1.5)
-    ax.set_xticks([0, 10.0**top], ["0", f"{10.0**top:g}"])
+    powers = [power for power in (top - 2, top) if power >= -2]
+    ax.set_xticks([0, *(10.0**p for p in powers)], ["0", *(f"{10.0**p:g}" for p in powers)])
     ax.set_xticks([], minor=True)
 
 
@@ -142,6 +140,6 @@ def _about(table: pd.DataFrame) -> str:
 def _legend() -> list[Entry]:
     grey: dict[str, Any] = {"color": "#777777", "linestyle": "none", "marker": "o"}
     return [
-        (Line2D([], [], **grey), "interval leaves 0 out: seen"),
+        (Line2D([], [], **grey), "interval above 0: seen"),
         (Line2D([], [], markerfacecolor="white", **grey), "not seen"),
     ]

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -40,7 +39,10 @@ def test_intervals_know_their_bounds():
 
 def test_prompts_needed_by_hand():
     values = pd.Series([1.0, 3.0, 1.0, 3.0, 2.0])  # mean 2, standard deviation 1
-    assert prompts_needed(values) == 1
-    assert prompts_needed(values - 1.9) == np.ceil((1.96 / 0.1) ** 2 - 1e-6)
-    assert prompts_needed(values * 0) == math.inf
-    assert math.isnan(prompts_needed(values[:4]))
+    assert prompts_needed(values, "recall") == pytest.approx(0.98**2)
+    assert prompts_needed(values - 1.9, "kl") == pytest.approx(19.6**2)
+    assert prompts_needed(values * 0, "mass") == math.inf
+    assert math.isnan(prompts_needed(values[:4], "mass"))
+    assert prompts_needed(values * 0 + 1, "recall") == 0
+    alike = prompts_needed(values * 0 + 1, "score")  # mean 5 / 6, variance 1 / 6
+    assert alike == pytest.approx(1.96**2 / 6 / (5 / 6) ** 2)

@@ -168,13 +168,13 @@ def test_entropy_bins_hold_equally_many_samples() -> None:
     assert table.sort_values("bin")["entropy"].is_monotonic_increasing or len(table) > 3
 
 
-def test_a_fault_is_seen_where_its_interval_leaves_zero_out() -> None:
+def test_a_fault_is_seen_where_its_interval_lies_above_zero() -> None:
     rows = make("loss_by_measure").query("measure == 'recall'")[:3]
     rows = rows.assign(loss=[0.1, 0.2, -0.3], low=[-0.1, 0.1, -0.4], high=[0.3, 0.3, -0.2])
     table = FIGURES["loss_by_measure"].table(rows)
     assert table["loss"].tolist() == [0.2, 0.1, -0.3]  # the worst first
-    assert table["seen"].tolist() == [True, False, True]
-    assert FIGURES["loss_by_measure"].reading(table) == "Of 3 faults, seen by: recall 2."
+    assert table["seen"].tolist() == [True, False, False]
+    assert FIGURES["loss_by_measure"].reading(table) == "Of 3 faults, seen by: recall 1."
 
 
 def test_the_dials_settings_are_a_line_each() -> None:
