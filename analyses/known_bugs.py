@@ -92,8 +92,8 @@ def signatures(scores: pd.DataFrame, quality: pd.DataFrame, seed: int) -> pd.Dat
             rows.append({
                 "selector": bug, "reference": SOUND, "measure": measure,
                 "unit": UNITS.get(measure, "share"), "loss": lies.estimate, "low": lies.low,
-                "high": lies.high, "prompts": lies.clusters, "needed": prompts_needed(found, measure),
-                "seen": lies.low > 0,
+                "high": lies.high, "prompts": lies.clusters,
+                "needed": prompts_needed(found, measure), "seen": lies.low > 0,
             })  # fmt: skip
     table = pd.DataFrame(rows)
     seen_only = table["needed"].where(table["seen"])

@@ -48,7 +48,7 @@ def prompts_needed(found: pd.Series, measure: str) -> float:
 
     (1.96 s / m)^2 of mean m and standard deviation s, not rounded: one is enough under 1, and what
     needs less shows more clearly. inf for a mean of 0; nan under FEWEST_CLUSTERS prompts. Answers
-    that are all alike show no spread by chance, so of those one more prompt is taken to lose nothing.
+    that are all alike show no spread by chance, so one more prompt is taken to lose nothing.
     """
     values = found.to_numpy(float)
     if len(values) < FEWEST_CLUSTERS:
