@@ -9,9 +9,10 @@ are kept equal:
 
 - SPAttention has none: a head's band is N / H keys wide, and a smaller budget cuts it. So it is
   judged at the larger budget.
-- SpecAttn drafts with the model's own first layers, its layer map calibrated on other prompts. Its
-  two dense layers would see every key, so they are switched off; the row `spec_attn, as published`
-  has them.
+- SpecAttn drafts with the model's own first layers, its layer map calibrated on other prompts. In
+  those layers it reads the model's own attention, so its mass is judged in the layers after them.
+  Its two dense layers would see every key, so they are switched off; the row `spec_attn, as
+  published` has them.
 - RetroAttention: in the score table a query's union holds the budget; live each step loads it, as
   Quest does, and corrections come of what is loaded anyway. `exposure` says how many keys a union
   holds when each step loads the budget.
@@ -24,9 +25,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from indexer_lab.cli.options import numbers
 from indexer_lab.cli.quality_step import quality_step
 from indexer_lab.cli.scoring_step import score_step
 from indexer_lab.cli.steps import capture_step
+from indexer_lab.errors import InputError
 from indexer_lab.selectors.retro import union_sizes
 from indexer_lab.selectors.spec_map import calibrated
 from indexer_lab.statistics.mean import mean
@@ -67,7 +70,11 @@ SCRIPT = Script(
     Size(TASKS, 1024, 4),
     Size(TASKS, 8160, 20),
     extra={
-        "budgets": {"default": "32,256", "help": "keys a query may read, two of them (32,256)"},
+        "budgets": {"help": "keys a query may read, two of them (32,256; --full 256,2048)"},
+        "page": {
+            "type": int,
+            "help": "tokens in a page of Quest and RetroAttention (4; --full 16)",
+        },
         "exit": {"type": int, "default": 4, "help": "layers of the early-stopped draft (4)"},
         "text_length": {"type": int, "default": 384, "help": "tokens of a source text (384)"},
         "texts": {"type": int, "default": 6, "help": "source texts (6)"},
@@ -77,6 +84,7 @@ SCRIPT = Script(
 
 def study(asked: Asked) -> Answer:
     """Captures, scores and runs the three, and judges their claims."""
+    budgets = _budgets(asked)
     say("calibrate the layer map on other prompts")
     mapped = _layer_map(asked)
     say("capture and score")
@@ -86,9 +94,9 @@ def study(asked: Asked) -> Answer:
     names = _names(asked, mapped, capture)
     rows = _renamed(scores.frame(), names)
     lived = _renamed(pd.concat([quality.frame(), text.frame()], ignore_index=True), names)
-    budgets = _budgets(asked)
-    parts = judged(rows[~rows["trivial"]], lived, budgets, asked.seed)
-    exposure = exposed(capture, budgets[0])
+    counted = rows[~rows["trivial"]]
+    parts = judged(counted, lived, budgets, int(asked.more["exit"]), asked.seed)
+    exposure = exposed(capture, budgets[0], _page(asked))
     inputs = {"scores": scores.manifest, "quality": quality.manifest, "text": text.manifest}
     figures = (
         draw_table(asked, "mass_by_budget", rows, inputs, stem="neighbours_mass"),
@@ -99,14 +107,16 @@ def study(asked: Asked) -> Answer:
 
 
 def judged(
-    rows: pd.DataFrame, lived: pd.DataFrame, budgets: tuple[int, int], seed: int
+    rows: pd.DataFrame, lived: pd.DataFrame, budgets: tuple[int, ...], drafted: int, seed: int
 ) -> dict[str, list[Number]]:
     """The numbers of each part; each is a gain that the claim says is above 0.
 
-    rows: score rows that are not trivial; lived: quality rows, the source text's in mode replay.
+    rows:    score rows that are not trivial; lived: quality rows, the source text's in mode replay.
+    drafted: first layers that the draft shares with the model; mass is not judged in them.
     """
     small, large = budgets
-    masses = {at: by_prompt(rows[rows["budget"] == at], ["mass"]) for at in budgets}
+    banded = by_prompt(rows[rows["budget"] == large], ["mass"])
+    later = by_prompt(rows[(rows["budget"] == small) & (rows["layer"] >= drafted)], ["mass"])
     at_small = lived[(lived["budget"] == small) & (lived["mode"] == "replay")]
     texts = by_prompt(at_small[at_small["task"] == TEXT], ["kl"])
 
@@ -116,9 +126,9 @@ def judged(
         return Number.of(f"{measure}: {one} over {over}", lies, unit)
 
     return {
-        "SPAttention": [gain(masses[large], "mass", "sink_recent", "sp_attention", "probability")],
+        "SPAttention": [gain(banded, "mass", "sink_recent", "sp_attention", "probability")],
         "SpecAttn": [
-            gain(masses[small], "mass", SPEC, "quest", "probability"),
+            gain(later, "mass", SPEC, "quest", "probability"),
             gain(texts, "kl", SPEC, "quest", "nats per token"),
         ],
         "RetroAttention": [gain(texts, "kl", "retro", "quest", "nats per token")],
@@ -141,10 +151,11 @@ def verdict(parts: dict[str, list[Number]], exposure: pd.DataFrame) -> Verdict:
     return Verdict(
         all_of(*findings.values()), sentence, (*numbers, exposed_to),
         (
-            "The draft is the model's own first layers; a draft of its own training would be "
-            "another.",
+            "The draft is the model's own first layers, and in those the KL rests on the model's "
+            "own attention; a draft of its own training would be another.",
             "SPAttention claims what training with its bands gives, which is not tried here.",
-            "Prompts of some hundred tokens leave few pages to choose from.",
+            "Quest and RetroAttention keep no page of sinks or of the query for certain, as others "
+            "do; at a few pages that decides.",
         ),
     )  # fmt: skip
 
@@ -154,17 +165,18 @@ def _part(name: str, found: Finding, numbers: list[Number]) -> str:
     return f"{name}, {PARTS[name]}: {found.value} ({values} in its favour)."
 
 
-def exposed(capture: Capture, load: int) -> pd.DataFrame:
+def exposed(capture: Capture, load: int, page: int) -> pd.DataFrame:
     """How many keys a query's union holds, over those that one step loads: a row a window."""
     found = []
     for sample in capture.samples:
         for layer in capture.layers:
             record = capture.record(sample, layer)
-            one = union_sizes(record, load, window=1).float()
+            one = union_sizes(record, load, page, window=1).float()
             for window in (each for each in WINDOWS if each <= record.rows):
                 whole = slice(0, record.rows - window + 1)  # windows that are not cut short
-                ratio = union_sizes(record, load, window=window).float()[:, whole] / one[:, whole]
-                found.append((sample.id, window, float(ratio.mean())))
+                union = union_sizes(record, load, page, window).float()
+                ratio = float((union[:, whole] / one[:, whole]).mean())
+                found.append((sample.id, window, ratio))
     frame = pd.DataFrame(found, columns=["sample", "window", "ratio"])
     each = frame.groupby(["window", "sample"])["ratio"].mean().reset_index()
     rows = []
@@ -176,18 +188,17 @@ def exposed(capture: Capture, load: int) -> pd.DataFrame:
 
 def summary(rows: pd.DataFrame, lived: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Mean and interval over prompts of mass, KL on source text and right answers."""
-    text = lived["task"] == TEXT
+    text, selects = lived["task"] == TEXT, lived["selector"] != "dense"
     sources = {
         "mass": rows[~rows["trivial"]],
-        "kl": lived[text & (lived["mode"] == "replay")],
-        "score": lived[~text & (lived["mode"] == "decode")],
+        "kl": lived[text & selects & (lived["mode"] == "replay")],
+        "score": lived[~text & selects & (lived["mode"] == "decode")],
     }
     found = []
     for measure, source in sources.items():
         for (selector, budget), own in source.groupby(["selector", "budget"], observed=True):
             means = own.groupby("sample", observed=True)[measure].mean()
-            highest = 1.0 if measure != "kl" else float(max(means.max(), 1.0))
-            lies = mean(means, means.index, highest=highest, lowest=min(0.0, means.min()))
+            lies = interval(means, measure, seed, lowest=0.0)
             found.append(
                 (measure, budget, selector, lies.estimate, lies.low, lies.high, lies.clusters)
             )
@@ -213,7 +224,7 @@ def _scored(asked: Asked, mapped: Path) -> tuple[Capture, Scores]:
     spec = _spec(str(capture.path), asked, mapped, dense=0)
     scores = score_step(
         capture=capture.path, output=asked.work / "scores",
-        selectors=("quest", "retro", "sp_attention", spec), budgets=asked.more["budgets"],
+        selectors=(*_paged(asked), "sp_attention", spec), budgets=_spelled(_budgets(asked)),
         targets=("per_head",), device=asked.device, **asked.again(),
     )  # fmt: skip
     return capture, scores
@@ -221,15 +232,15 @@ def _scored(asked: Asked, mapped: Path) -> tuple[Capture, Scores]:
 
 def _ran(asked: Asked, mapped: Path, texts: bool) -> Quality:
     """Decoding on the tasks, or the replay of source texts at the smaller budget."""
-    reading, budgets, mode = asked.reading(), str(asked.more["budgets"]), "decode"
+    reading, budgets, mode = asked.reading(), _budgets(asked), "decode"
     if texts:
         reading |= {"tasks": (TEXT,), "prompts": None}
         reading |= {"length": asked.more["text_length"], "samples": asked.more["texts"]}
-        budgets, mode = str(_budgets(asked)[0]), "replay"
+        budgets, mode = budgets[:1], "replay"
     specs = tuple(_spec(asked.model, asked, mapped, dense) for dense in (0, 2))
     return quality_step(
-        **reading, output=asked.work / ("text" if texts else "quality"), budgets=budgets,
-        selectors=("quest", "retro", "sp_attention", *specs), modes=(mode,), tokens=24,
+        **reading, output=asked.work / ("text" if texts else "quality"), budgets=_spelled(budgets),
+        selectors=(*_paged(asked), "sp_attention", *specs), modes=(mode,), tokens=24,
         entropy="none", batch=4,
     )  # fmt: skip
 
@@ -244,6 +255,7 @@ def _names(asked: Asked, mapped: Path, capture: Capture) -> dict[str, str]:
         _spec(str(capture.path), asked, mapped, 0): SPEC,
         _spec(asked.model, asked, mapped, 0): SPEC,
         _spec(asked.model, asked, mapped, 2): PUBLISHED,
+        **{each: each.split(":")[0] for each in _paged(asked)},
     }
 
 
@@ -251,9 +263,24 @@ def _renamed(frame: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
     return frame.assign(selector=frame["selector"].astype(str).replace(names))
 
 
-def _budgets(asked: Asked) -> tuple[int, int]:
-    small, large = sorted(int(each) for each in str(asked.more["budgets"]).split(","))
-    return small, large
+def _budgets(asked: Asked) -> tuple[int, ...]:
+    spelled = asked.more["budgets"] or ("256,2048" if asked.full else "32,256")
+    budgets = tuple(sorted({*numbers("--budgets", spelled)}))
+    if len(budgets) != 2:
+        raise InputError(f"--budgets {spelled!r}: expected two different ones, as in 32,256")
+    return budgets
+
+
+def _page(asked: Asked) -> int:
+    return int(asked.more["page"] or (16 if asked.full else 4))
+
+
+def _paged(asked: Asked) -> tuple[str, str]:
+    return f"quest:page={_page(asked)}", f"retro:page={_page(asked)}"
+
+
+def _spelled(budgets: tuple[int, ...]) -> str:
+    return ",".join(map(str, budgets))
 
 
 if __name__ == "__main__":

@@ -33,13 +33,16 @@ def losses(prompts: pd.DataFrame, measure: str, selector: str, reference: str) -
     return (sign * (wide[reference] - wide[selector])).dropna()
 
 
-def interval(found: pd.Series, measure: str, seed: int) -> Interval:
-    """Mean loss with its 95 % interval over prompts."""
+def interval(found: pd.Series, measure: str, seed: int, lowest: float = -1.0) -> Interval:
+    """Mean of a column by prompt, such as a loss, with its 95 % interval over prompts.
+
+    lowest: that an answer's value can be: -1 for a loss, 0 for the share of right ones.
+    """
     values, groups = found.to_numpy(float), found.index.to_numpy()
     if not len(values):
         return Interval(math.nan, math.nan, math.nan, math.nan, 0, 0.95, "no prompt has both")
     if measure in YES_OR_NO:
-        return mean(values, groups, lowest=-1.0, highest=1.0, seed=seed)
+        return mean(values, groups, lowest=lowest, highest=1.0, seed=seed)
     return bootstrap(lambda rows: float(values[rows].mean()), groups, seed=seed)
 
 

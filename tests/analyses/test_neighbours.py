@@ -16,21 +16,24 @@ MASS = {"sp_attention": 0.1, "sink_recent": 0.5, "quest": 0.4, "spec_attn": 0.6,
 KL = {"sp_attention": 9.0, "sink_recent": 5.0, "quest": 1.0, "spec_attn": 0.3, "retro": 0.8}
 
 
-def tables(mass=MASS, kl=KL, prompts=10):
+def tables(mass=MASS, kl=KL, prompts=10, own=0.0):
+    """own: what a draft holds more in layer 1, which is its own, than in layer 5."""
     draw = np.random.default_rng(1)
     rows, lived = [], []
     for number in range(prompts):
         for selector, held in mass.items():
             for budget in (32, 256):
-                shaken = held + 0.02 * draw.standard_normal()
-                rows.append((selector, f"p{number}", budget, False, shaken))
+                for layer, shift in ((1, own), (5, 0.0)):
+                    shaken = held + 0.02 * draw.standard_normal()
+                    shaken += shift if selector == "spec_attn" else 0.0
+                    rows.append((selector, f"p{number}", budget, layer, False, shaken))
         for selector, nats in kl.items():
             shaken = nats * (1 + 0.05 * draw.standard_normal())
             lived.append((selector, f"t{number}", 32, "source_text", "replay", shaken, np.nan))
             lived.append((selector, f"p{number}", 32, "multi_key", "decode", np.nan, 1.0))
     columns = ["selector", "sample", "budget", "task", "mode", "kl", "score"]
     return (
-        pd.DataFrame(rows, columns=["selector", "sample", "budget", "trivial", "mass"]),
+        pd.DataFrame(rows, columns=["selector", "sample", "budget", "layer", "trivial", "mass"]),
         pd.DataFrame(lived, columns=columns),
     )
 
@@ -41,7 +44,7 @@ def exposure():
 
 
 def found(**changes):
-    parts = judged(*tables(**changes), (32, 256), seed=0)
+    parts = judged(*tables(**changes), (32, 256), drafted=4, seed=0)
     return verdict(parts, exposure())
 
 
@@ -58,6 +61,11 @@ def test_one_that_fails_fails_the_claim_and_is_named():
     assert told.finding is Finding.NOT_SUPPORTED
     assert "same load: not supported" in told.sentence
     assert "bands hold less mass than sink+recent: supported" in told.sentence
+
+
+def test_layers_that_the_draft_shares_do_not_count():
+    poor = {**MASS, "spec_attn": 0.3}
+    assert found(mass=poor, own=0.7).finding is Finding.NOT_SUPPORTED
 
 
 def test_one_that_is_open_leaves_it_open():
@@ -79,7 +87,7 @@ def test_exposure_counts_the_union(tmp_path):
     capture = create(tmp_path / "capture", {"layers": [0], "model": "made-up"}, samples)
     for number, sample in enumerate(samples):
         capture.save(sample, record(0, 2, number, keys=96))
-    table = exposed(capture, load=16)
+    table = exposed(capture, load=16, page=4)
     assert table["window"].tolist() == [2, 4]  # seven queries hold no eight steps
     assert 1 < table["ratio"].iloc[0] < table["ratio"].iloc[1] < 4
     assert math.isnan(table["low"].iloc[0])  # two prompts
