@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 GALLERY = Path("figures/gallery")
+WORK = Path("runs/study")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def ask(script: Script, about: str | None, given: Sequence[str] | None = None) -
         tasks=() if found["prompts"] else tasks,
         length=_or(found.pop("length"), size.length),
         samples=_or(found.pop("samples"), size.samples),
-        work=found.pop("work") or Path("runs/study") / folder,
+        work=found.pop("work") or WORK / folder,
         more=more,
         **found,
     )
@@ -130,7 +131,7 @@ def _parser(script: Script, about: str | None) -> argparse.ArgumentParser:
     add("--dtype", default="auto", help="of the model: auto, float32, bfloat16, float16")
     add("--full", action="store_true", help=f"the large version, for a GPU: {_size(script.full)}")
     add("-o", "--output", type=Path, default=GALLERY, help=f"figures, tables, verdict ({GALLERY})")
-    add("--work", type=Path, help=f"captures and rows (runs/study/{script.name})")
+    add("--work", type=Path, help=f"captures and rows ({WORK / script.name})")
     add("--resume", action="store_true", help="go on with a run that was stopped")
     add("--quiet", action="store_true", help="no progress, no verdict in words")
     for name, options in script.extra.items():

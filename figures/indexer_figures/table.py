@@ -10,6 +10,7 @@ from indexer_figures.entropy_spread import EntropySpread
 from indexer_figures.heat_map import HeatMap
 from indexer_figures.kind import FigureKind
 from indexer_figures.loss_by_measure import LossByMeasure
+from indexer_figures.panels import Panels
 from indexer_figures.quality_by_entropy import QualityByEntropy
 from indexer_figures.quality_by_precision import QualityByPrecision
 from indexer_figures.quality_by_ratio import QualityByRatio
@@ -34,6 +35,18 @@ FIGURES: dict[str, FigureKind] = {
     "entropy_distribution": EntropySpread(),
     "quality_by_entropy": QualityByEntropy(),
     "loss_by_measure": LossByMeasure(),
+    "gain_by_ratio": Panels(
+        "What top-k training gains, by budget ratio",
+        "Does training with top-k attention help top-k decoding?",
+        "budget over tokens of the prompt",
+        ratio=True,
+        zero=("the model trained with top-k does better", "the one trained with full attention"),
+    ),
+    "entropy_by_model": Panels(
+        "Attention entropy of two models (nats)",
+        "Does top-k training narrow attention?",
+        "layer",
+    ),
 }
 
 SOURCES: dict[str, str] = {
@@ -42,10 +55,12 @@ SOURCES: dict[str, str] = {
     "kl_by_swapped_layer": "quality",
     "entropy_distribution": "entropy",
     "quality_by_entropy": "quality",
-    "loss_by_measure": "losses",
+    "loss_by_measure": "study",
+    "gain_by_ratio": "study",
+    "entropy_by_model": "study",
 }
 """What a figure reads where it is not a score table: the pairs of a relation, quality rows (with
-each sample's `entropy`), entropy rows, or a script's paired losses."""
+each sample's `entropy`), entropy rows, or a table that a script of analyses/ makes."""
 
 
 def source_of(name: str) -> str:

@@ -57,7 +57,16 @@ def _draw(
     task: str, ruler: Ruler, length: int, count: int, seed: int, split: str, size: int
 ) -> Iterator[Sample]:
     for index in range(count):
-        yield draw(task, ruler, length, f"{task}-{length}-{seed}-{index}", split, size)
+        yield numbered(task, ruler, length, index, seed, split, size)
+
+
+def numbered(
+    task: str, ruler: Ruler, length: int, index: int, seed: int, split: str = "eval",
+    size: int | None = None,
+) -> Sample:  # fmt: skip
+    """Sample `index` of those that `prompts` gives."""
+    name = f"{task}-{length}-{seed}-{index}"
+    return draw(task, ruler, length, name, split, size or TASKS[task].size)
 
 
 def draw(

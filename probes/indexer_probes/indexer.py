@@ -290,7 +290,7 @@ def _settle(
     truth = operands.truth(rows[proof]).float()
     tried = []
     for variant in _variants(record, indexer):
-        error = _worst(units.ranked(variant, proof, positions[proof]), truth)
+        error = worst(units.ranked(variant, proof, positions[proof]), truth)
         if error <= TOLERANCE:
             return variant
         tried.append(f"scale {variant.scale:.4g} with {variant.activation} (off by {error:.1%})")
@@ -309,7 +309,7 @@ def _variants(record: IndexerRecord, indexer: nn.Module) -> Iterator[IndexerReco
             yield replace(record, scale=scale, activation=activation)
 
 
-def _worst(scores: Tensor, truth: Tensor) -> float:
+def worst(scores: Tensor, truth: Tensor) -> float:
     """Largest difference where the scores are finite, as a share of its row's largest true score;
     infinite where a forced unit is not forced in the truth."""
     if bool((truth[scores == float("inf")] < float("inf")).any()):

@@ -203,7 +203,7 @@ class IndexerRecord:
         return torch.einsum("th,htu->tu", self.weights[rows].float(), self.products(rows))
 
     def products(self, rows: Tensor | slice) -> Tensor:
-        """float32 [index_head, row, key]: the products of these rows, scale and activation taken."""
+        """float32 [index_head, row, key]: these rows' products, scale and activation taken."""
         product = self.queries[:, rows].float() @ self.keys.float().mT * self.scale
         return product.relu() if self.activation == "relu" else product
 
@@ -288,8 +288,9 @@ class LayerRecord:
 
     @cached_property
     def float_values(self) -> Tensor | None:
-        """float32 [kv_head, key, value_dim] or None"""
-        values = self.keys.values()
+        """float32 [kv_head, key, value_dim] or None; None beside compressed entries, whose values
+        are no token's."""
+        values = None if self.entries is not None else self.keys.values()
         return None if values is None else values.float()
 
     def visible(self, rows: Tensor | slice) -> Tensor:

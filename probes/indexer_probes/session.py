@@ -33,6 +33,8 @@ NAME = "indexer_probes"
 _CONFIG_KEY = "_attn_implementation_internal"
 _ABSENT = object()
 _SESSIONS: list[Session] = []
+SAMPLED = 4
+"""Rows of a mask that are held against the rule: both ends and between."""
 _PADDED = "attention_mask holds zeros: capture one sequence at a time, no padding"
 _PACKED = "packed sequences or a custom mask: capture one plain sequence at a time"
 
@@ -128,9 +130,9 @@ class Session:
             return operands and replace(operands, source=source, indexer=indexer)  # type: ignore[type-var]
         if watch is None:
             return None
-        indexer = self.family.indexer(attention)
-        assert indexer is not None
-        self._latest = (layer, indexer, watch) if self._shares else None
+        own = self.family.indexer(attention)
+        assert own is not None
+        self._latest = (layer, own, watch) if self._shares else None
         return watch.operands() if wanted else None
 
     @property
@@ -209,7 +211,9 @@ def session_of(model: nn.Module) -> Session:
     config = getattr(model, "config", None)
     if not isinstance(config, PretrainedConfig):
         raise ProbeError(f"{type(model).__name__} is no transformers model: it has no config")
-    family = family_of(config.model_type)
+    from indexer_probes.proving import adopt  # which captures a tiny model itself
+
+    family = adopt(config)
     layers = attention_layers(model)
     for session in _SESSIONS:
         if session.layers.keys() == layers.keys():
@@ -283,10 +287,20 @@ def probing_mask(
     if attention_mask is not None and not bool(attention_mask.all()):
         raise ProbeError(_PADDED)
     family = None if config is None else family_of(config.model_type)
-    if family is None or not family.reads_mask:
+    if family is None or not (family.reads_mask or family.samples_mask):
         if not allow_is_causal_skip:
             raise ProbeError(_PACKED)
         return None
+    if family.samples_mask:
+        rows = spread(q_length, SAMPLED).tolist()
+        parts = [
+            sdpa_mask(
+                1, 1, kv_length, q_offset=int(q_offset) + row, mask_function=mask_function,
+                allow_is_causal_skip=False, device=device,
+            )
+            for row in rows
+        ]  # fmt: skip
+        return torch.cat(parts, dim=2)
     if mask_function is not causal_mask_function and not getattr(config, "sliding_window", None):
         raise ProbeError(_PACKED)  # a window's mask is held against the rule where it is used
     make = eager_mask if family.float_mask else sdpa_mask
@@ -374,8 +388,9 @@ def _read(family: Family, call: AttentionCall, mask: Tensor | None) -> Attention
 def _expect_rule(call: AttentionCall, attention_mask: Tensor) -> None:
     """Raises ProbeError when a mask that somebody handed over differs from the family's rule."""
     rule = family_of(call.attention.config.model_type).mask(call.attention)
-    rows = spread(call.rows, 4).to(call.queries.device)
-    seen = attention_mask[0, 0, rows]
+    rows = spread(call.rows, SAMPLED).to(call.queries.device)
+    sampled = attention_mask.shape[2] == len(rows)
+    seen = attention_mask[0, 0] if sampled else attention_mask[0, 0, rows]
     seen = seen if seen.dtype == torch.bool else seen == 0
     if seen.shape[-1] != call.length or not torch.equal(
         seen, rule.visible(rows + call.first, call.length)

@@ -59,8 +59,8 @@ class Steering:
         """The layer's attention output, steered where it is to be."""
         if call.entries:
             raise ProbeError(
-                f"layer {layer} attends to compressed entries in place of tokens, so a selection of "
-                "tokens cannot steer it; capture and score it instead"
+                f"layer {layer} attends to compressed entries in place of tokens, so a selection "
+                "of tokens cannot steer it; capture and score it instead"
             )
         rule = self._family.mask(call.attention)
         start = max(0, self._first - call.first)

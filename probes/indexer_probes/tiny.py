@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
@@ -17,6 +18,7 @@ from indexer_probes.errors import ProbeError
 LAYERS = 4
 TOKENS = 41
 SEED = 0
+MOST_PARAMETERS = 4_000_000
 SMALL: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -27,12 +29,15 @@ SMALL: dict[str, Any] = {
     "head_dim": 8,
     "max_position_embeddings": 128,
     "initializer_range": 0.3,  # wide enough that attention is far from uniform
-    "pad_token_id": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
     "attention_dropout": 0.0,
     "sliding_window": 7,
     "sliding_window_size": 7,
+    "window_size": 7,
+    "attention_chunk_size": 7,
+    "attn_logit_softcapping": 1.0,
     "use_sliding_window": True,
     "max_window_layers": 2,
     # experts
@@ -84,12 +89,9 @@ SMALL: dict[str, Any] = {
 }
 """Sizes by the names that transformers' configurations give them; others are left as they are."""
 
-LATENT = {"num_key_value_heads": 4}
+LATENT = {"num_key_value_heads": 4}  # latents are expanded for every head
 ALTERNATE = ["full", "shared", "full", "shared"]
 ONLY: dict[str, dict[str, Any]] = {
-    "axk2": LATENT,
-    "deepseek_v3": LATENT,
-    "deepseek_v32": LATENT,
     "deepseek_v4": {
         "num_key_value_heads": 1,
         "head_dim": 16,
@@ -105,7 +107,6 @@ ONLY: dict[str, dict[str, Any]] = {
         "mlp_layer_types": ["hash_moe", "moe", "moe", "moe"],
     },
     "dots3_note_text": {
-        **LATENT,
         "layer_types": ["full_attention", "sliding_attention"] * 2,
         "swa_num_attention_heads": 4,
         "swa_num_key_value_heads": 4,
@@ -117,15 +118,14 @@ ONLY: dict[str, dict[str, Any]] = {
         "head_dim": 20,
     },
     "glm5_next_text": {
-        **LATENT,
         "qk_rope_head_dim": 0,
         "index_topk": 8,
         "layer_types": ["linear_attention", *["full_attention"] * 3],
         "indexer_types": ["full", "full", "shared", "full"],
         "mlp_layer_types": ["dense", "dense", "sparse", "sparse"],
     },
-    "glm_moe_dsa": {**LATENT, "indexer_types": ALTERNATE},
-    "hy_v4": {**LATENT, "indexer_types": ALTERNATE},
+    "glm_moe_dsa": {"indexer_types": ALTERNATE},
+    "hy_v4": {"indexer_types": ALTERNATE},
     "minimax_m3_vl_text": {
         "index_n_heads": 2,
         "layer_types": ["full_attention", *["minimax_m3_sparse"] * 3],
@@ -133,7 +133,6 @@ ONLY: dict[str, dict[str, Any]] = {
         "rotary_dim": 8,
     },
     "mistral_large4_text": {
-        **LATENT,
         "indexer_types": ["full", "shared", "full", "full"],
         "kv_source_layers": [0, 0, 2, 2],
         "no_rope_layers": [1, 1, 0, 0],
@@ -146,23 +145,95 @@ ONLY: dict[str, dict[str, Any]] = {
 """What a family needs beside SMALL, by the model type of its text part."""
 
 
+_NOT_SETTINGS = ("architectures", "auto_map", "dtype", "model_type", "quantization_config",
+                 "torch_dtype", "transformers_version")  # fmt: skip
+_OPTIONAL = ("sliding_window", "attn_logit_softcapping", "attention_chunk_size",
+             "pad_token_id", "bos_token_id", "eos_token_id")  # fmt: skip
+_REFUSED = (
+    StrictDataclassError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    IndexError,
+    ZeroDivisionError,
+)
+
+
 def tiny_config(model_type: str) -> PretrainedConfig:
     """A small configuration of this model type. Raises ProbeError when transformers refuses it."""
-    kind = AutoConfig.for_model(model_type).get_text_config().model_type
-    settings = {**SMALL, **ONLY.get(kind, {})}
+    return shrunk(_default(model_type), fresh=True)
+
+
+def shrunk(config: PretrainedConfig, fresh: bool = False) -> PretrainedConfig:
+    """This configuration's text part made small; what is no size stays as it is.
+
+    fresh: a default configuration, of which only the sizes are taken over.
+    Lists with a value for each layer keep one layer of each kind that they tell apart, in order.
+    Raises ProbeError when transformers refuses the result.
+    """
+    text: Any = config.get_text_config()
+    kind = text.model_type
+    only = ONLY.get(kind, {})
+    known = text.to_dict()
+    named = {*known, *text.attribute_map}
+    small = {name: value for name, value in SMALL.items() if name in named}
+    for name in _OPTIONAL:
+        if known.get(name) is None:
+            small.pop(name, None)  # what a model does not have it does not get
+    wanted = {**small, **(LATENT if "kv_lora_rank" in known else {}), **only}
+    if not fresh:
+        wanted = {**_of_layers(known), **wanted}
     try:
-        known = vars(AutoConfig.for_model(kind))
-        wanted = {
-            name: v for name, v in settings.items() if name in known or name in ONLY.get(kind, {})
-        }
-        return AutoConfig.for_model(kind, **wanted)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        line = str(error).strip().splitlines()[-1][:200]
+        made: PretrainedConfig = AutoConfig.for_model(kind, **wanted)
+        return made
+    except _REFUSED as error:
+        line = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
         raise ProbeError(f"no small {kind} could be configured: {line}") from error
 
 
+def _of_layers(known: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a configuration, its lists over layers cut to those of `_kinds`."""
+    settings = {name: value for name, value in known.items() if name not in _NOT_SETTINGS}
+    count = known.get("num_hidden_layers")
+    lists = {
+        name: value
+        for name, value in settings.items()
+        if isinstance(value, list) and len(value) == count
+    }
+    if not lists:
+        return settings
+    kept = _kinds(list(zip(*lists.values(), strict=True)))
+    return {**settings, **{name: [value[i] for i in kept] for name, value in lists.items()}}
+
+
+def _kinds(layers: list[tuple[Any, ...]]) -> list[int]:
+    """LAYERS layer numbers, increasing: the first of each kind, then the earliest others."""
+    first: dict[str, int] = {}
+    for number, layer in enumerate(layers):
+        first.setdefault(repr(layer), number)
+    kept = sorted(first.values())[:LAYERS]
+    rest = [number for number in range(len(layers)) if number not in kept]
+    return sorted(kept + rest[: LAYERS - len(kept)])
+
+
+def _default(model_type: str) -> PretrainedConfig:
+    try:
+        config: PretrainedConfig = AutoConfig.for_model(model_type)
+        return config
+    except _REFUSED as error:
+        raise ProbeError(f"transformers has no default configuration of {model_type}") from error
+
+
 def tiny_model(config: PretrainedConfig) -> PreTrainedModel:
-    """A random model without a language head, in eval mode, the same for the same configuration."""
+    """A random model without a language head, in eval mode, the same for the same configuration.
+
+    Raises ProbeError for one that would not be small: its sizes have other names.
+    """
+    with torch.device("meta"):
+        size = AutoModel.from_config(config, dtype=torch.float32).num_parameters()
+    if size > MOST_PARAMETERS:
+        raise ProbeError(f"a {config.model_type} cannot be made small by the names of its settings")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = AutoModel.from_config(config, dtype=torch.float32)

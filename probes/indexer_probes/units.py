@@ -82,7 +82,7 @@ def pooled_scores(indexer: IndexerRecord, rows: Tensor | slice, positions: Tenso
 
 
 def pool(values: Tensor, spans: Tensor, how: str) -> Tensor:
-    """float32 [..., unit] from [..., token]: the `max` or the `logsumexp` over each unit's tokens."""
+    """float32 [..., unit] from [..., token]: the `max` or the `logsumexp` of each unit's tokens."""
     inside = members(spans)
     picked = values[..., inside.clamp(min=0)].masked_fill(inside < 0, HIDDEN)
     return picked.amax(-1) if how == "max" else picked.logsumexp(-1)
@@ -145,8 +145,8 @@ def seen_tokens(mask: MaskRule, entries: Entries, positions: Tensor, length: int
 
 
 def spread_over_tokens(keys: Tensor, entries: Tensor, made: Entries) -> Tensor:
-    """float32 [head, row, token]: logits of tokens, given those of their keys [head, row, token] and
-    of the entries [head, row, entry]: an entry's probability goes to its tokens in equal shares."""
+    """float32 [head, row, token]: logits of tokens, given those of their keys [head, row, token]
+    and of the entries [head, row, entry]: an entry's probability goes to its tokens in equal shares."""
     size = (made.entry_spans[:, 1] - made.entry_spans[:, 0]).float().log()
     spanning = owners(made.entry_spans, keys.shape[-1])  # (token, owner)
     if not spanning.shape[-1]:

@@ -42,12 +42,21 @@ def known_families() -> list[tuple[str, str]]:
     return sorted((name, family.note) for name, family in FAMILIES.items())
 
 
+PROVEN: dict[str, Family] = {}
+"""Families without a file that `proving.adopt` proved in this process, by model type."""
+
+
+def find(model_type: str) -> Family | None:
+    """The family of a `config.model_type`, also of a model's text part; None without a probe."""
+    known = {**PROVEN, **FAMILIES}
+    return known.get(model_type) or known.get(model_type.removesuffix("_text"))
+
+
 def family_of(model_type: str) -> Family:
-    """The family of a `config.model_type`, also of a model's text part. Raises ProbeError for one
-    that has no probe."""
-    name = model_type.removesuffix("_text")
-    if name in FAMILIES:
-        return FAMILIES[name]
+    """The family of a `config.model_type`. Raises ProbeError for one that has no probe."""
+    found = find(model_type)
+    if found is not None:
+        return found
     if not model_type:
         raise ProbeError("the configuration names no model_type; is this the folder of a model?")
     close = difflib.get_close_matches(model_type, FAMILIES, n=1, cutoff=0.6)
@@ -58,4 +67,4 @@ def family_of(model_type: str) -> Family:
     )
 
 
-__all__ = ["FAMILIES", "AttentionCall", "Family", "family_of", "known_families"]
+__all__ = ["FAMILIES", "PROVEN", "AttentionCall", "Family", "family_of", "find", "known_families"]

@@ -71,15 +71,20 @@ class Family:
     """A dense family that attends to every earlier token; the others override what differs.
 
     reads_mask:    the model looks into its attention mask itself, so it must be given one.
+    samples_mask:  the mask is only handed through, so some of its rows are made, which a call holds
+                   against the rule: for families that nobody looked at.
     float_mask:    that mask must be zeros and -inf, not booleans.
     folds:         the mask that attention gets holds the native selection.
     selects_units: its indexer selects more than single tokens.
+    no_decoding:   why steps behind a cache cannot be captured, None where they can.
     """
 
     reads_mask = False
+    samples_mask = False
     float_mask = False
     folds = False
     selects_units = False
+    no_decoding: str | None = None
 
     def __init__(self, note: str):
         self.note = note

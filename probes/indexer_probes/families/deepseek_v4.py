@@ -21,6 +21,7 @@ class DeepseekV4(Family):
     float_mask = True
     folds = True
     selects_units = True
+    no_decoding = "its cache drops the tokens that left the window, and a capture keeps every key"
 
     def is_attention(self, module: nn.Module) -> bool:
         return hasattr(module, "o_b_proj") and hasattr(module, "sinks")
