@@ -1,6 +1,7 @@
 """The table of figures: a new one is one file and one line here."""
 
 from indexer_figures.by_budget import ByBudget
+from indexer_figures.by_condition import ByCondition
 from indexer_figures.by_cost import ByCost
 from indexer_figures.by_distance import ByDistance
 from indexer_figures.by_entropy import ByEntropy
@@ -10,6 +11,7 @@ from indexer_figures.entropy_spread import EntropySpread
 from indexer_figures.heat_map import HeatMap
 from indexer_figures.kind import FigureKind
 from indexer_figures.loss_by_measure import LossByMeasure
+from indexer_figures.loss_waterfall import LossWaterfall
 from indexer_figures.panels import Panels
 from indexer_figures.quality_by_entropy import QualityByEntropy
 from indexer_figures.quality_by_precision import QualityByPrecision
@@ -27,6 +29,8 @@ FIGURES: dict[str, FigureKind] = {
     "mass_by_bytes": ByCost("bytes_read", "mass"),
     "mass_by_multiply_adds": ByCost("multiply_adds", "mass"),
     "recall_by_distance": ByDistance(),
+    "fidelity_by_condition": ByCondition(),
+    "loss_waterfall": LossWaterfall(),
     "entropy_by_layer": EntropyByLayer(),
     "recall_by_entropy": ByEntropy(),
     "quality_by_precision": QualityByPrecision(),

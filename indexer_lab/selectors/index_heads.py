@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from indexer_lab.backend import Backend
-from indexer_lab.selectors.base import Cost, Ranker, token_indexer
+from indexer_lab.errors import InputError
+from indexer_lab.selectors.base import Cost, Ranker, need_indexer
 from indexer_lab.selectors.channels import check_count, check_most, largest
 from indexer_lab.selectors.following import CalibratedFollower
-from indexer_lab.selectors.lightning import Lightning
+from indexer_lab.selectors.lightning import Lightning, Precision
 from indexer_probes.records import IndexerRecord, LayerRecord
 
 
@@ -27,12 +28,15 @@ class IndexHeads:
                    live run, that of the first query that selects, kept.
            random  one draw a layer.
     seed:  of the draw.
-    Operands are the captured ones, sums in float32.
+    precision, backend: of the scores, as `lightning` has them; heads are chosen before rounding.
     """
+
+    ranks_units: ClassVar[bool] = True
 
     heads: int = 8
     by: Literal["query", "layer", "random"] = "query"
     seed: int = 0
+    precision: Precision = "native"
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
@@ -60,20 +64,21 @@ class IndexHeads:
             kept = largest(record, _reach(indexer), self.heads)
         weights = indexer.weights.float() * kept  # (query, index_head): the others weigh nothing
         subset = replace(record, indexer=replace(indexer, weights=weights))
-        return Lightning(backend=self.backend).fit(subset)
+        return Lightning(self.precision, backend=self.backend).fit(subset)
 
     def cost(self, record: LayerRecord, budget: int) -> Cost:
-        """Every index key once, since its heads share it; a multiply-add for each kept head, key
-        and dimension, and one a kept head and key for its weight."""
+        """That of `lightning` with so many heads; its keys are read whole, as heads share them."""
         indexer = self._indexer(record)
-        values = indexer.units * indexer.keys.shape[-1]
-        return Cost(
-            bytes_read=float(values * indexer.keys.element_size()),
-            multiply_adds=float(self.heads * (values + indexer.units)),
-        )
+        few = replace(indexer, queries=indexer.queries[: self.heads])
+        return Lightning(self.precision).cost(replace(record, indexer=few), budget)
 
     def _indexer(self, record: LayerRecord) -> IndexerRecord:
-        indexer = token_indexer(record, "index_heads")
+        indexer = need_indexer(record, "index_heads")
+        if indexer.sets > 1:
+            raise InputError(
+                f"selector 'index_heads': each of the {indexer.sets} index heads of layer "
+                f"{record.layer} selects for itself, so none can be left out"
+            )
         check_most(record, "index_heads", "heads", self.heads, indexer.queries.shape[0])
         return indexer
 

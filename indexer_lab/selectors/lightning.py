@@ -18,6 +18,7 @@ from indexer_lab.unit_level import UnitRecord, has_units, unit_record
 from indexer_probes import units
 from indexer_probes.records import IndexerRecord, LayerRecord
 
+Precision = Literal["native", "fp8", "fp4", "int8"]
 BITS = {"fp8": 8, "int8": 8, "fp4": 4}
 SCALE_BITS = {"fp8": 8, "int8": 32, "fp4": 8}  # ue8m0, float32, ue8m0
 BLOCK = {"fp4": 32}
@@ -44,7 +45,7 @@ class Lightning:
 
     ranks_units: ClassVar[bool] = True
 
-    precision: Literal["native", "fp8", "fp4", "int8"] = "native"
+    precision: Precision = "native"
     hadamard: bool | None = None
     backend: Backend = "auto"
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from indexer_lab.errors import InputError
@@ -12,6 +13,7 @@ from indexer_lab.selectors.base import Cost, Ranker, Selector, Support
 from indexer_lab.selectors.exact import Exact
 from indexer_lab.selectors.following import Follower, follower
 from indexer_lab.selectors.lightning import Lightning
+from indexer_lab.unit_level import UnitRecord, unit_record
 from indexer_probes.records import LayerRecord
 
 
@@ -31,6 +33,8 @@ class Reuse:
     Source: adjacent layers pick much the same keys: IndexCache for DeepSeek's indexer, and models
     whose "shared" layers have no indexer of their own.
     """
+
+    ranks_units: ClassVar[bool] = True
 
     layer: int | None = None
     every: int | None = None
@@ -56,9 +60,13 @@ class Reuse:
         source = self.source(record.layer)
         if source == record.layer:
             return self._own().fit(record)
-        if record.layers is None:
+        of_tokens = record.base if isinstance(record, UnitRecord) else record
+        if of_tokens.layers is None:
             raise InputError(_absent(record.layer, source, "was not handed over with it"))
-        return _Taken(record, self._own().fit(record.other(source)), source)
+        other = of_tokens.other(source)
+        if isinstance(record, UnitRecord):
+            other = unit_record(other)
+        return _Taken(record, self._own().fit(other), source)
 
     def follow(self) -> ReuseFollower:
         """Along a running sequence: the ranker of each layer that selects is kept for the layers
@@ -134,12 +142,12 @@ class _Taken:
                 f"selector 'reuse': layer {self.source} picks {len(support)} sets, which the "
                 f"{self.record.heads} heads of layer {self.record.layer} cannot share evenly"
             )
-        hidden = self._hidden(support)
+        chunks = self.record.chunks(len(support))
+        hidden = torch.cat([self._hidden(rows, support[:, rows]) for rows in chunks], dim=1)
         order = hidden.int().argsort(dim=-1, stable=True)
         return support.masked_fill(hidden, -1).gather(-1, order)
 
-    def _hidden(self, support: Support) -> Tensor:
-        """bool like the support: pads, and keys that this layer's window hides."""
-        window, positions = self.record.mask.window, self.record.positions[:, None]
-        hidden = support < 0
-        return hidden if window is None else hidden | (positions - support >= window)
+    def _hidden(self, rows: slice, support: Support) -> Tensor:
+        """bool like the support of these rows: pads, and keys that this layer's mask hides."""
+        seen = self.record.visible(rows).expand(len(support), -1, -1)
+        return (support < 0) | ~seen.gather(-1, support.clamp(min=0))

@@ -261,6 +261,14 @@ def test_every_index_head_is_the_whole_indexer():
         assert torch.equal(selector(f"index_heads:heads=5,by={by}").fit(record).top(9), whole)
 
 
+def test_every_index_head_in_fp8_is_the_deployed_indexer():
+    record = latent(False, None)
+    whole = selector("lightning:precision=fp8").fit(record).top(9)
+    spelled = selector("index_heads:heads=5,precision=fp8")
+    assert torch.equal(spelled.fit(record).top(9), whole)
+    assert spelled.cost(record, 9) == selector("lightning:precision=fp8").cost(record, 9)
+
+
 def test_random_index_heads_are_the_seeds():
     record = latent(False, None)
     once, again, other = (

@@ -47,7 +47,10 @@ SPELLINGS = {  # selectors whose default spelling is not the whole of them, or n
         *("reuse:layer=9", "reuse:layer=1", "reuse:every=2,target=head_sum"),
         "reuse:layer=0,of=lightning",
     ],
-    "index_heads": [f"index_heads:heads=3,by={by}" for by in ("query", "layer", "random")],
+    "index_heads": [
+        *(f"index_heads:heads=3,by={by}" for by in ("query", "layer", "random")),
+        "index_heads:heads=3,precision=fp8",
+    ],
     "native": [],  # files and stored selections answer only up to what they hold: tested apart
     "recorded": [],
     "spec_attn": [],  # reads a capture of its draft
