@@ -10,6 +10,7 @@ from indexer_figures.entropy_by_layer import EntropyByLayer
 from indexer_figures.entropy_spread import EntropySpread
 from indexer_figures.heat_map import HeatMap
 from indexer_figures.kind import FigureKind
+from indexer_figures.loss_by_measure import LossByMeasure
 from indexer_figures.loss_waterfall import LossWaterfall
 from indexer_figures.panels import Panels
 from indexer_figures.quality_by_entropy import QualityByEntropy
@@ -37,6 +38,7 @@ FIGURES: dict[str, FigureKind] = {
     "kl_by_swapped_layer": SwapByLayer(),
     "entropy_distribution": EntropySpread(),
     "quality_by_entropy": QualityByEntropy(),
+    "loss_by_measure": LossByMeasure(),
     "gain_by_ratio": Panels(
         "What top-k training gains, by budget ratio",
         "Does training with top-k attention help top-k decoding?",
@@ -57,6 +59,7 @@ SOURCES: dict[str, str] = {
     "kl_by_swapped_layer": "quality",
     "entropy_distribution": "entropy",
     "quality_by_entropy": "quality",
+    "loss_by_measure": "study",
     "gain_by_ratio": "study",
     "entropy_by_model": "study",
 }

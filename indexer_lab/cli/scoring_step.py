@@ -17,6 +17,7 @@ from indexer_lab.progress import progress
 from indexer_lab.scoring import Question, check_budgets, score_record
 from indexer_lab.selectors import selector
 from indexer_lab.selectors.reuse import source
+from indexer_lab.selectors.sample import of_sample
 from indexer_lab.store.capture import Capture, open_capture
 from indexer_lab.store.files import digest
 from indexer_lab.store.records import finite
@@ -78,8 +79,9 @@ def _question(
         tuple(selectors), check_budgets(numbers("--budget", budgets), longest), names, backend
     )
     _check_sources(question, taken, layers)
+    sample = taken.samples[0].id
     for label in question.labels():
-        question.make(label, goals[0]).fit(first)
+        of_sample(question.make(label, goals[0]), sample).fit(first)
     return question
 
 

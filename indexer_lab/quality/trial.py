@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from indexer_lab.errors import InputError
+from indexer_lab.quality.decoding import own_decoding
 from indexer_lab.selectors import selector
+from indexer_lab.selectors.base import every_key
 from indexer_lab.selectors.following import Follower, follower
 from indexer_lab.selectors.reuse import source
 from indexer_probes.records import LayerRecord
@@ -59,21 +61,22 @@ class Trial:
         """The selector on the live records of one sequence, at this budget.
 
         along: the selector where it is to keep what it built on another run's prompt.
+        Raises InputError for one that decodes in its own way and is not given.
         """
         made = along or follower(selector("exact" if self.selector == DENSE else self.selector))
+        if along is None and own_decoding(made) is not None:
+            raise InputError(
+                f"selector {self.selector!r} decodes in its own way, and a published benchmark "
+                "decodes by itself; run it on this project's own tasks"
+            )
 
         def pick(record: LayerRecord) -> Tensor:
             ranker = made.fit(record)
             if self.layer in (ALL_LAYERS, record.layer):
                 return ranker.top(self.budget)
-            return _every_key(record)
+            return every_key(record)
 
         return pick
-
-
-def _every_key(record: LayerRecord) -> Tensor:
-    """int64 [1, query, key]: the support of dense attention."""
-    return torch.arange(record.length, device=record.queries.device).expand(1, record.rows, -1)
 
 
 @dataclass(frozen=True)

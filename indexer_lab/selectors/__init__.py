@@ -13,6 +13,7 @@ from indexer_lab.selectors.dial import Dial
 from indexer_lab.selectors.double_sparsity import DoubleSparsity
 from indexer_lab.selectors.exact import Exact
 from indexer_lab.selectors.faiss_index import Faiss
+from indexer_lab.selectors.faulty import Faulty
 from indexer_lab.selectors.hierarchical import Hierarchical
 from indexer_lab.selectors.index_heads import IndexHeads
 from indexer_lab.selectors.lightning import Lightning
@@ -22,10 +23,13 @@ from indexer_lab.selectors.quantised import Quantised
 from indexer_lab.selectors.quest import Quest
 from indexer_lab.selectors.random import Random
 from indexer_lab.selectors.recorded import Recorded
+from indexer_lab.selectors.retro import Retro
 from indexer_lab.selectors.reuse import Reuse
 from indexer_lab.selectors.settings import build
 from indexer_lab.selectors.sink_recent import SinkRecent
+from indexer_lab.selectors.sp_attention import SPAttention
 from indexer_lab.selectors.sparq import Sparq
+from indexer_lab.selectors.spec_attn import SpecAttn
 
 SELECTORS: dict[str, Callable[..., Any]] = {
     "exact": Exact,
@@ -45,6 +49,10 @@ SELECTORS: dict[str, Callable[..., Any]] = {
     "double_sparsity": DoubleSparsity,
     "reuse": Reuse,
     "index_heads": IndexHeads,
+    "sp_attention": SPAttention,
+    "retro": Retro,
+    "spec_attn": SpecAttn,
+    "faulty": Faulty,
 }
 
 

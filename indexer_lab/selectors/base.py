@@ -170,6 +170,11 @@ def pad(support: Support, budget: int) -> Support:
     return torch.nn.functional.pad(support, (0, budget - support.shape[-1]), value=-1)
 
 
+def every_key(record: LayerRecord) -> Support:
+    """int64 [1, query, key]: the support of dense attention."""
+    return torch.arange(record.length, device=record.queries.device).expand(1, record.rows, -1)
+
+
 class NoIndexer(InputError):
     """A layer without an indexer, asked for its selection."""
 

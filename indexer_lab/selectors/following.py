@@ -28,11 +28,11 @@ class Follower(Protocol):
 def follower(selector: Selector) -> Follower:
     """The selector's own follower; where it builds nothing worth keeping, itself at each step."""
     own = getattr(selector, "follow", None)
-    return _Anew(selector) if own is None else own()
+    return Anew(selector) if own is None else own()
 
 
 @dataclass(frozen=True)
-class _Anew:
+class Anew:
     """Fits each record for itself."""
 
     selector: Selector

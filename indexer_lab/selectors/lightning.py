@@ -59,7 +59,7 @@ class Lightning:
             return Expanded(self.fit(unit_record(record)), record)
         if isinstance(record, UnitRecord):
             return self._of_units(record, indexer)
-        coded, factors = self._coded(indexer)
+        coded, factors = self.coded(indexer)
         dtype = CODES.get(self.precision)
         if use_kernels(self.backend, record.queries.device, _obstacle(indexer, dtype)):
             from indexer_lab.selectors.lightning_kernel import LightningKernel
@@ -95,7 +95,7 @@ class Lightning:
         scales = -(-dim // BLOCK.get(self.precision, dim)) * SCALE_BITS[self.precision]
         return index_cost(indexer, BITS[self.precision], scale_bits=scales)
 
-    def _coded(self, indexer: IndexerRecord) -> tuple[IndexerRecord, Tensor | None]:
+    def coded(self, indexer: IndexerRecord) -> tuple[IndexerRecord, Tensor | None]:
         """The indexer over codes, and the factor [key] on its scores, None for 1."""
         if self.precision == "native":
             return indexer, None

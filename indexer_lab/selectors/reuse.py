@@ -85,7 +85,8 @@ class Reuse:
 
 def source(selector: Selector, layer: int) -> int:
     """The layer whose selection a layer attends to under any selector: with most, its own."""
-    return selector.source(layer) if isinstance(selector, Reuse) else layer
+    own = getattr(selector, "source", None)
+    return layer if own is None else int(own(layer))
 
 
 @dataclass(frozen=True)

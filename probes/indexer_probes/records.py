@@ -174,6 +174,8 @@ class IndexerRecord:
     units_of:   how its units lie on the tokens; None when a unit is a token.
     spans:      int64 [unit, 2], first and one past the last token of each unit; None as above.
     source:     the layer whose indexer this is, where a layer has none and reuses a selection.
+    turns:      float32 [pair], how far one position turns each rotary pair of the first dimensions,
+                in radians, where pairs are (i, i + pair); None where the family's differ.
     """
 
     queries: Tensor
@@ -185,6 +187,7 @@ class IndexerRecord:
     spans: Tensor | None = None
     units_of: Layout | None = None
     source: int | None = None
+    turns: Tensor | None = None
 
     @property
     def units(self) -> int:

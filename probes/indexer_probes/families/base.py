@@ -116,6 +116,11 @@ class Family:
 
         return SumWatch(layer)
 
+    def turns(self, indexer: nn.Module) -> Tensor | None:
+        """float32 [pair]: what one position turns each rotary pair of the indexer's vectors by,
+        radians; None where its pairs are not halves of its first dimensions."""
+        return None
+
     def layout(self, attention: Attention, indexer: nn.Module) -> Layout | None:
         """What the indexer's units mean; None where they are tokens."""
         return None
