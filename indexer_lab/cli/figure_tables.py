@@ -19,6 +19,7 @@ SOURCES = {
     "quality": "a quality folder",
     "entropy": "a quality folder that was not made with --entropy none",
     "pairs": "a folder of relate",
+    "study": "a table that a script of analyses/ makes and draws itself",
 }
 """Source of a figure -> where it is."""
 

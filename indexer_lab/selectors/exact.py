@@ -35,6 +35,7 @@ class Exact:
             lambda rows: goal.chunk(record, rows, 1),
             goal.sets(record),
             kernel=(lambda budget: goal.top(record, budget, self.backend)) if kernels else None,
+            masked=True,
         )
 
     def cost(self, record: LayerRecord, budget: int) -> Cost:

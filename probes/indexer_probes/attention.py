@@ -18,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall
 from indexer_probes.families.base import Attention, own
+from indexer_probes.few_keys import attend_gathered, worth_gathering
 from indexer_probes.records import CHUNK_BYTES, MaskRule, Witness
 
 
@@ -46,6 +47,8 @@ def attend_selected(call: AttentionCall, rule: MaskRule, support: Tensor, start:
     """
     dense = call.dense
     tail = replace(dense, queries=call.queries[:, :, start:])
+    if worth_gathering(tail, rule, support.shape[-1]) and _lacks(tail, rule, support.shape[-1]):
+        return _after(dense, rule, attend_gathered(tail, rule, support), start)
     part = _sdpa if rule.sinks is None else _eager_output
     outputs, complete = [], True
     for rows, positions in _chunks(tail, rule):
@@ -59,7 +62,17 @@ def attend_selected(call: AttentionCall, rule: MaskRule, support: Tensor, start:
         outputs.append(output.masked_fill(nothing.mT[None, :, :, None], 0))
     if complete:
         return attend(dense, rule)
-    selected = torch.cat(outputs, dim=1)
+    return _after(dense, rule, torch.cat(outputs, dim=1), start)
+
+
+def _lacks(call: AttentionCall, rule: MaskRule, picks: int) -> bool:
+    """Whether so many picks must leave out keys that the last query sees."""
+    last = call.first + call.rows
+    return picks < (last if rule.window is None else min(last, rule.window))
+
+
+def _after(dense: AttentionCall, rule: MaskRule, selected: Tensor, start: int) -> Tensor:
+    """The selected rows behind the dense ones before row `start`."""
     return selected if start == 0 else torch.cat([attend(dense, rule)[:, :start], selected], dim=1)
 
 
@@ -94,11 +107,21 @@ def allowed(call: AttentionCall, rule: MaskRule, positions: Tensor, keys: slice)
     seen = rule.visible(positions - keys.start, keys.stop - keys.start)
     if call.indices is None:
         return seen
-    selected = call.indices[:, positions - call.first].long()  # (set, position, k)
+    selected = _tokens(call, call.indices[:, positions - call.first].long())
     picked = _members(selected, call.length)[..., keys]
     if len(picked) == 1:
         return seen & picked[0]
     return seen & picked.repeat_interleave(call.queries.shape[1] // len(picked), dim=0)
+
+
+def _tokens(call: AttentionCall, indices: Tensor) -> Tensor:
+    """int64 [set, position, token]: the tokens that indices [set, position, k] stand for."""
+    if call.width == 1:
+        return indices
+    inside = torch.arange(call.width, device=indices.device)
+    tokens = indices[..., None] * call.width + inside
+    unused = (indices < 0)[..., None] | (tokens >= call.length)  # the last block may be short
+    return tokens.masked_fill(unused, -1).flatten(-2)
 
 
 def spread(total: int, count: int) -> Tensor:
