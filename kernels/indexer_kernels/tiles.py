@@ -123,29 +123,3 @@ def gate_words(gate, block_m: tl.constexpr, block_n: tl.constexpr):
     i = tl.arange(0, 2)[None, None, None, None, :]
     words = tl.sum(tl.sum(split << (2 * j + i), 4), 2)
     return tl.reshape(words, [block_m, block_n // 32])
-
-
-@jit
-def ordered(x):
-    """int32 that compares as the float32 does, -0 equal to +0, NaN at the very bottom."""
-    bits = (x + 0.0).to(tl.int32, bitcast=True)
-    key = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return tl.where(x == x, key, -2147483648)
-
-
-@jit
-def unordered(key):
-    """The float32 whose `ordered` value this int32 is."""
-    return (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
-
-
-@jit
-def packed(value, position):
-    """int64 that orders by value, then by lowest position; no two keys of a row share one."""
-    return (ordered(value).to(tl.int64) << 32) | (0x7FFFFFFF - position).to(tl.int64)
-
-
-@jit
-def halfway(low, high):
-    """The floor of the mean of two signed integers, without overflow."""
-    return (low & high) + ((low ^ high) >> 1)
