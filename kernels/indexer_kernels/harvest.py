@@ -24,7 +24,15 @@ from indexer_kernels.operands import Rows
 from indexer_kernels.sample import expected_candidates, sampled_bounds
 from indexer_kernels.scoring import TileShape, key_splits, tile_shape, twice
 from indexer_kernels.settling import BAND, settle
-from indexer_kernels.tiles import BLOCK_N, hide, key_span, load_queries, products
+from indexer_kernels.tiles import (
+    BLOCK_N,
+    hide,
+    key_span,
+    load_queries,
+    products,
+    row_block,
+    whole_until,
+)
 from indexer_kernels.written import gather_shape, load_query
 
 LANES = 4  # threads of a tile's row
@@ -119,26 +127,13 @@ def harvest_kernel(
     Grid (row blocks * splits, batch). edge: some tile may hold hidden keys. A bound of NaN is
     reached by none. counts also counts what there was no room for.
     """
-    block = tl.program_id(0) % row_blocks
-    split = tl.program_id(0) // row_blocks
-    batch = tl.program_id(1).to(tl.int64)
-    row = block * block_m + tl.arange(0, block_m)
-    row_seen = row < rows
-    pos = row
-    if causal:
-        pos = tl.load(positions + row, mask=row_seen, other=0)
+    row, row_seen, pos, split, batch = row_block(positions, rows, row_blocks, block_m, causal)
     queries += batch * rows * dim
     keys += batch * batch_stride
     begin, end = key_span(pos, row_seen, count, window, causal, block_n)
     middle = end  # tiles before it show every key to every row
     if edge:
-        middle = count // block_n
-        if causal:
-            reach = tl.min(tl.where(row_seen, pos, count), 0) + 1
-            middle = tl.minimum(tl.maximum(reach, 0) // block_n, middle)
-        middle = tl.maximum(tl.minimum(middle, end), begin)
-        if window > 0:
-            middle = begin
+        middle = whole_until(pos, row_seen, count, begin, end, window, causal, block_n)
     begin += split
     whole = tl.maximum(tl.cdiv(middle - begin, splits), 0)
     line = batch * rows + row.to(tl.int64)

@@ -122,8 +122,14 @@ def stored_row_bytes(keys: int, k: int) -> int:
 
 
 def largest_first(values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """values and positions [rows, k] sorted: largest first, then lowest position, pads last."""
-    positions, order = positions.where(positions >= 0, 1 << 31).sort(dim=-1)
-    values, by_value = values.gather(-1, order).sort(dim=-1, descending=True, stable=True)
-    positions = positions.gather(-1, by_value)
-    return values, positions.masked_fill_(positions == 1 << 31, -1)
+    """values float32 and positions [rows, k] sorted: largest first, then lowest position, pads last.
+
+    One sort of integers that order as value and position do (bits.py, `packed`): no two are equal.
+    A pad, -1, has the lowest value and comes out as it went in.
+    """
+    bits = (values + 0.0).view(torch.int32)
+    packed = bits.where(bits >= 0, bits ^ 0x7FFFFFFF).long() << 32
+    packed = (packed | (0x7FFFFFFF - positions)).sort(-1, descending=True).values
+    bits = (packed >> 32).int()
+    positions = 0x7FFFFFFF - (packed & 0xFFFFFFFF)
+    return bits.where(bits >= 0, bits ^ 0x7FFFFFFF).view(torch.float32), positions

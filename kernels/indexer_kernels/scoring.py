@@ -16,6 +16,7 @@ from indexer_kernels.tiles import (
     group_maxima,
     key_span,
     load_queries,
+    row_block,
     tile_logits,
 )
 
@@ -36,14 +37,7 @@ def scoring_kernel(
                    reaches the row's bound. A bound of NaN is reached by none.
     mode "all":    scores [batch, row, key], -inf where hidden, for every tile.
     """
-    block = tl.program_id(0) % row_blocks
-    split = tl.program_id(0) // row_blocks
-    batch = tl.program_id(1).to(tl.int64)
-    row = block * block_m + tl.arange(0, block_m)
-    row_seen = row < rows
-    pos = row
-    if causal:
-        pos = tl.load(positions + row, mask=row_seen, other=0)
+    row, row_seen, pos, split, batch = row_block(positions, rows, row_blocks, block_m, causal)
     queries += batch * rows * dim
     keys += batch * batch_stride
     tiles = tl.cdiv(count, block_n)

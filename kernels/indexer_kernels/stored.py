@@ -15,7 +15,7 @@ from indexer_kernels.backend import jit, tl
 from indexer_kernels.operands import Rows
 from indexer_kernels.row_select import group_of, select_stored
 from indexer_kernels.scoring import TileShape, key_splits, tile_shape
-from indexer_kernels.tiles import BLOCK_N, hide, load_keys, load_queries
+from indexer_kernels.tiles import BLOCK_N, hide, load_keys, load_queries, row_block
 
 
 @jit
@@ -28,16 +28,9 @@ def storing_kernel(
     """scores [batch, row, key] and maxima [batch, row, group], -inf where hidden; squares [batch,
     split], the largest squared norm of a share of the keys, inf where it is NaN.
 
-    Grid (row blocks * splits, batch); the programs of the first row block take the norms.
+    Grid (row blocks * splits, batch); those of one row block take the norms.
     """
-    block = tl.program_id(0) % row_blocks
-    split = tl.program_id(0) // row_blocks
-    batch = tl.program_id(1).to(tl.int64)
-    row = block * block_m + tl.arange(0, block_m)
-    row_seen = row < rows
-    pos = row
-    if causal:
-        pos = tl.load(positions + row, mask=row_seen, other=0)
+    row, row_seen, pos, split, batch = row_block(positions, rows, row_blocks, block_m, causal)
     queries += batch * rows * dim
     keys += batch * batch_stride
     tiles = tl.cdiv(count, block_n)
@@ -72,7 +65,7 @@ def storing_kernel(
         slot = tile * per_tile + tl.arange(0, per_tile)
         to = maxima + line[:, None] * (tiles * per_tile) + slot[None, :]
         tl.store(to, best, mask=row_seen[:, None])
-    if block == 0:
+    if tl.program_id(0) % row_blocks == 0:
         tl.store(squares + batch * splits + split, tl.max(longest, 0))
 
 

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from indexer_kernels.backend import jit, power_of_two, tl
 from indexer_kernels.operands import Rows
-from indexer_kernels.tiles import BLOCK_N, hide, key_span, load_queries, products
+from indexer_kernels.tiles import (
+    BLOCK_N,
+    hide,
+    key_span,
+    load_queries,
+    products,
+    row_block,
+    whole_until,
+)
 
 JOINED = 64  # rows a program joins
 
@@ -83,16 +91,7 @@ def statistics_kernel(
     Powers are of base 2, with the scale and log2(e) in one factor: a weight costs one fused
     multiply-add and one exp2.
     """
-    place = tl.program_id(0) % row_blocks
-    # later rows see more keys, so they start first and the short ones fill the end
-    block = row_blocks - 1 - place if causal else place
-    split = tl.program_id(0) // row_blocks
-    batch = tl.program_id(1).to(tl.int64)
-    row = block * block_m + tl.arange(0, block_m)
-    row_seen = row < rows
-    pos = row
-    if causal:
-        pos = tl.load(positions + row, mask=row_seen, other=0)
+    row, row_seen, pos, split, batch = row_block(positions, rows, row_blocks, block_m, causal)
     queries += batch * rows * dim
     keys += batch * batch_stride
     first, last = key_span(pos, row_seen, count, window, causal, block_n)
@@ -101,13 +100,7 @@ def statistics_kernel(
     last = tl.minimum(first + share, last)
     middle = last  # tiles before it show every key to every row
     if edge:
-        middle = count // block_n
-        if causal:
-            reach = tl.min(tl.where(row_seen, pos, count), 0) + 1
-            middle = tl.minimum(tl.maximum(reach, 0) // block_n, middle)
-        middle = tl.maximum(tl.minimum(middle, last), first)
-        if window > 0:
-            middle = first
+        middle = whole_until(pos, row_seen, count, first, last, window, causal, block_n)
     factor = scale * 1.4426950408889634
     if scaled:
         factor = 1.4426950408889634
