@@ -122,7 +122,7 @@ def stored_row_bytes(keys: int, k: int) -> int:
 
 
 def largest_first(values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """values float32 and positions [rows, k] sorted: largest first, then lowest position, pads last.
+    """values float32 and positions [rows, k], largest first, then lowest position, pads last.
 
     One sort of integers that order as value and position do (bits.py, `packed`): no two are equal.
     A pad, -1, has the lowest value and comes out as it went in.

@@ -163,12 +163,12 @@ def test_ties_that_overrun_a_list_are_repaired_and_counted(device):
 @pytest.mark.parametrize("design", DESIGNS)
 def test_well_mixed_rows_need_no_repair(design, device):
     tally = Tally()
-    queries, keys = operands((1, 1, 4, 2000, 16), device=device)
+    queries, keys = operands((1, 1, 2, 2000, 16), device=device)
     values, at = by_design(design, queries, keys, 60, tally)
     expected = topk(summed(queries, keys), 60)
     assert torch.equal(values, expected[0])
     assert torch.equal(at, expected[1])
-    assert (tally.rows, tally.repaired) == (4, 0)
+    assert (tally.rows, tally.repaired) == (2, 0)
 
 
 def test_the_gate_passes_about_as_many_keys_as_expected(device):
@@ -227,7 +227,7 @@ def test_few_or_short_rows_are_stored_and_the_rest_is_harvested():
     assert design_for(rows(1000, 131072), 2048) == "harvested"
 
 
-@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize("design", ["stored", "harvested"])
 def test_scratch_is_never_read_before_it_is_written(design, device, monkeypatch):
     """Every buffer starts as garbage: NaN, or the worst integer."""
 
@@ -325,7 +325,7 @@ def test_the_gate_passes_what_another_order_of_addition_may_lift(device):
 
 
 @pytest.mark.parametrize("large", [INF, -INF, 3e38])
-@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize("design", ["stored", "harvested"])
 def test_operands_beyond_the_error_bound_are_repaired(large, design, device):
     queries, keys = operands((1, 1, 3, 300, 16), torch.float32, device=device)
     queries[..., 0] = queries[..., 0].abs() + 0.5
