@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 from gallery import page
 from run import SCRIPTS
-from topk_decoding import SCRIPT, decoded
+from topk_decoding import SCRIPT
 
 from indexer_figures import Choice, render
 from indexer_lab.errors import InputError
 from study.arguments import ask
+from study.quality import run_sparse
 
 ROOT = Path(__file__).parents[2]
 GALLERY = ROOT / "figures" / "gallery"
@@ -90,7 +91,7 @@ def test_the_committed_numbers_come_out_again(tmp_path):
     flags = [f"--{name}={settings[name]}" for name in ("model", "length", "samples", "seed")]
     asked = ask(SCRIPT, None, [*flags, "--task=single_needle", f"--work={tmp_path}", "--quiet"])
     keys = dict(enumerate(map(int, once["budget"])))
-    frame = decoded(asked, "again", keys, ("exact",)).frame()
+    frame = run_sparse(asked, "again", keys).frame()
     render("quality_by_budget_ratio", frame, tmp_path, {})
     again = pd.read_csv(tmp_path / "quality_by_budget_ratio.csv").sort_values("budget")
     assert again["samples"].tolist() == once["samples"].tolist()
