@@ -51,9 +51,9 @@ from study import (  # fmt: skip
     say,
 )
 from study.paired import by_prompt, interval, losses
+from study.quality import TEXT
 
 TASKS = ("multi_key", "variable_tracking", "multi_query")
-TEXT = "source_text"
 WINDOWS = (2, 4, 8)
 SPEC, PUBLISHED = "spec_attn", "spec_attn, as published"
 PARTS = {
