@@ -212,7 +212,8 @@ def _bytes_missing(
     total = 0
     for prompt in encoded:
         length = prompt.info.length
-        part = part_bytes(model.config, kept, length, len(plan.positions.rows(length)))
+        rows = len(plan.positions.rows(length - plan.decode)) + plan.decode
+        part = part_bytes(model.config, kept, length, rows)
         total += part * len(plan.layers if force else standing.missing(prompt.info))
     absent = [layer for layer in plan.layers if force or not standing.shared(layer).exists()]
     return total + len(absent) * shared_bytes(model.config, kept)
