@@ -85,7 +85,8 @@ def _indexer_bytes(text: Any, itemsize: int, length: int, rows: int) -> int:
         return 0
     budget = min(getattr(text, "index_topk", None) or length, length)
     operands = itemsize * dim * (heads * rows + length)
-    return int(operands + FLOAT32 * rows * heads + INT64 * rows * budget)
+    turns = (getattr(text, "qk_rope_head_dim", None) or 0) // 2  # RoPE's frequencies
+    return int(operands + FLOAT32 * (rows * heads + turns) + INT64 * rows * budget)
 
 
 def _head_dim(text: Any) -> int:
