@@ -18,7 +18,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall
 from indexer_probes.families.base import Attention, own
-from indexer_probes.records import CHUNK_BYTES, MaskRule, Witness
+from indexer_probes.records import CHUNK_BYTES, LatentKeys, LayerRecord, MaskRule, Witness
+
+WITNESS_BYTES = 1 << 30  # keys that are expanded at a time for a witness
 
 
 def attend(call: AttentionCall, rule: MaskRule) -> Tensor:
@@ -84,14 +86,44 @@ def witness(call: AttentionCall, rule: MaskRule, positions: Tensor, count: int) 
     return Witness(rows, own(weights[0].float()))
 
 
+def latent_witness(call: AttentionCall, record: LayerRecord, count: int) -> Witness | None:
+    """`witness` from the latents of a record, some heads' keys expanded at a time.
+
+    call: of the same layer, for what its eager function is given beside the operands.
+    """
+    if count < 1 or not record.rows or not isinstance(record.keys, LatentKeys):
+        return None
+    rows = spread(record.rows, count).to(record.positions.device)
+    positions = record.positions[rows]
+    if record.indexer is None:
+        mask = record.mask.visible(positions, record.length)
+    else:
+        mask = chosen(record.indexer.native[0, rows], record.mask, positions, record.length)
+    keys, parts = record.keys, []
+    expanded = keys.length * (keys.up_keys.shape[1] + keys.rope.shape[1]) * keys.latent.itemsize
+    step = max(1, WITNESS_BYTES // expanded)
+    for first in range(0, record.heads, step):
+        heads = slice(first, first + step)
+        some = replace(keys, up_keys=keys.up_keys[heads]).keys()[None]
+        part = replace(call, queries=record.queries[None, heads], keys=some, values=some)
+        parts.append(own(_eager(part, rows, slice(None), mask)[1][0].float()))
+    return Witness(rows, torch.cat(parts))
+
+
 def allowed(call: AttentionCall, rule: MaskRule, positions: Tensor, keys: slice) -> Tensor:
     """bool [position, key of the slice]: what these queries attend to, selection included."""
-    seen = rule.visible(positions - keys.start, keys.stop - keys.start)
     if call.indices is None:
-        return seen
+        return rule.visible(positions - keys.start, keys.stop - keys.start)
     selected = call.indices[0, positions - call.first].long()  # (position, k)
-    picked = seen.new_zeros(len(positions), call.length).scatter_(1, selected, True)
-    return seen & picked[:, keys]
+    return chosen(selected, rule, positions, call.length)[:, keys]
+
+
+def chosen(selected: Tensor, rule: MaskRule, positions: Tensor, length: int) -> Tensor:
+    """bool [position, key]: the keys that these queries' selection, int64 [position, k], names and
+    the rule shows. Hides by the few places named, not by comparing every key."""
+    distance = positions[:, None] - selected
+    hidden = (distance < 0) if rule.window is None else (distance < 0) | (distance >= rule.window)
+    return _members(selected.masked_fill(hidden, -1), length)
 
 
 def spread(total: int, count: int) -> Tensor:

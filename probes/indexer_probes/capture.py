@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from indexer_probes.attention import witness
+from indexer_probes.attention import latent_witness, witness
+from indexer_probes.engine import Engine
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall, Family
-from indexer_probes.indexer import Operands, index_record
-from indexer_probes.records import LayerRecord
+from indexer_probes.families.base import own
+from indexer_probes.indexer import Chosen, Operands, index_record
+from indexer_probes.parts import Parts
+from indexer_probes.records import IndexerRecord, LatentKeys, LayerRecord
 from indexer_probes.session import Session, session_of
 
 Rows = Callable[[int], Tensor]
@@ -36,6 +40,7 @@ class Probe:
     """
 
     batches = False  # a record does not say which sequence it is of
+    by_parts = True
 
     def __init__(
         self,
@@ -45,9 +50,11 @@ class Probe:
         rows: Rows,
         values: bool,
         witnesses: int,
+        engine: Engine | None = None,
     ):
         self.layers = layers
         self.records = 0
+        self.engine = engine
         self._on_record = on_record
         self._family = family
         self._rows = rows
@@ -66,6 +73,33 @@ class Probe:
             self._on_record(record)
             self.records += 1
 
+    def collected(self, call: AttentionCall, layer: int, keys: LatentKeys, parts: Parts) -> None:
+        """Hands on the record of a layer that ran in chunks.
+
+        call: the last chunk's. keys: all latents, which are copied.
+        """
+        positions = parts.positions.to(call.queries.device)
+        rows = torch.arange(len(positions), device=positions.device)
+        with torch.no_grad():
+            record = LayerRecord(
+                layer=layer,
+                queries=parts.queries(),
+                keys=LatentKeys(
+                    own(keys.latent),
+                    own(keys.rope),
+                    own(keys.up_keys),
+                    own(keys.up_values) if self._values and keys.up_values is not None else None,
+                ),
+                positions=positions,
+                scale=float(call.scale),
+                mask=self._family.mask(call.attention),
+                indexer=self._native(call, parts.indexed(), rows, positions, layer),
+            )
+            record = replace(record, witness=latent_witness(call, record, self._witnesses))
+            _refuse_nan(record)
+        self._on_record(record)
+        self.records += 1
+
     def _record(
         self,
         call: AttentionCall,
@@ -74,11 +108,7 @@ class Probe:
         operands: Operands | None,
         positions: Tensor,
     ) -> LayerRecord:
-        rows, indexer = positions - call.first, self._family.indexer(call.attention)
-        rule = self._family.mask(call.attention)
-        native = None
-        if operands is not None and indexer is not None:
-            native = index_record(operands, indexer, rows, positions, layer)
+        rows, rule = positions - call.first, self._family.mask(call.attention)
         record = LayerRecord(
             layer=layer,
             queries=call.queries[0].detach()[:, rows],
@@ -86,21 +116,38 @@ class Probe:
             positions=positions,
             scale=float(call.scale),
             mask=rule,
-            indexer=native,
+            indexer=self._native(call, operands, rows, positions, layer),
             witness=witness(call, rule, positions, self._witnesses),
         )
         _refuse_nan(record)
         return record
 
+    def _native(
+        self,
+        call: AttentionCall,
+        operands: Chosen | None,
+        rows: Tensor,
+        positions: Tensor,
+        layer: int,
+    ) -> IndexerRecord | None:
+        indexer = self._family.indexer(call.attention)
+        if operands is None or indexer is None:
+            return None
+        return index_record(operands, indexer, rows, positions, layer)
+
     def _positions(self, call: AttentionCall) -> Tensor:
-        """int64 [query]: the kept positions among this call's queries, on the model's device.
+        """int64 [query]: the kept positions among this call's queries, on the model's device."""
+        wanted = self.kept(call.length)
+        return wanted[wanted >= call.first].to(call.queries.device)
+
+    def kept(self, length: int) -> Tensor:
+        """int64 [query] on the CPU: the kept positions of so many tokens.
 
         The rule is asked once per length, so that a random one gives all layers the same rows.
         """
-        if self._asked is None or self._asked[0] != call.length:
-            self._asked = call.length, _checked(self._rows(call.length), call.length)
-        wanted = self._asked[1]
-        return wanted[wanted >= call.first].to(call.queries.device)
+        if self._asked is None or self._asked[0] != length:
+            self._asked = length, _checked(self._rows(length), length)
+        return self._asked[1]
 
 
 @contextmanager
@@ -111,6 +158,7 @@ def capture(
     rows: Rows = all_rows,
     values: bool = False,
     witnesses: int = 4,
+    engine: Engine | None = None,
 ) -> Iterator[Probe]:
     """While the body runs, every forward of `model` hands its layers' records to `on_record`.
 
@@ -120,6 +168,8 @@ def capture(
     rows:      which positions' queries are kept; all keys are kept whatever it says.
     values:    keep the values too.
     witnesses: rows, spread over the kept ones, for which the model's own eager weights are kept.
+    engine:    computes an indexer's topk and the attention over it in the model's place, where the
+               family lets its layers run in chunks; None leaves both to the model's own calls.
     Behind a DynamicCache each forward gives records of its own queries against all keys so far.
     On leaving, however it comes about, the model is as it was; captures may nest.
     Raises ProbeError for a model, an input or a setting that cannot be captured.
@@ -128,7 +178,7 @@ def capture(
         raise ProbeError("the model is in training mode; call model.eval() before capturing")
     session = session_of(model)
     wanted = wanted_layers(layers, session)
-    probe = Probe(on_record, session.family, wanted, rows, values, witnesses)
+    probe = Probe(on_record, session.family, wanted, rows, values, witnesses, engine)
     session.join(probe)
     try:
         yield probe

@@ -5,16 +5,15 @@ k^T [1, 1, dim, unit], something elementwise, one product with the head weights,
 the finished scores. A TorchFunctionMode sees these calls with their real operands, so that RoPE
 layout, norms and casts are the model's and nothing is derived a second time.
 
-The same mode answers the products some rows at a time: the score product returns a tensor without
-storage, the elementwise steps on it are noted, and the head product replays them on row chunks.
-Each row is computed by the same calls on the same operands, and [query, head, unit] never exists.
+The same mode answers the products some rows at a time (postponed.py): neither [query, head, unit]
+nor [query, unit] ever exists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,14 +21,33 @@ from torch.overrides import TorchFunctionMode
 
 from indexer_probes.attention import spread
 from indexer_probes.errors import ProbeError
-from indexer_probes.records import CHUNK_BYTES, IndexerRecord
+from indexer_probes.postponed import FinishedScores, PostponedScores
+from indexer_probes.records import IndexerRecord
 
 MATMULS = {torch.matmul, Tensor.matmul, Tensor.__matmul__}
 TOPKS = {torch.topk, Tensor.topk}
-ELEMENTWISE = {"mul", "__mul__", "__rmul__", "mul_", "div", "__truediv__", "relu", "relu_", "float"}
 QUESTIONS = {"__get__", "size", "dim", "is_floating_point"}  # about a tensor, not its values
 PROOF_ROWS = 16
 TOLERANCE = 1e-3  # of a row's largest score; covers another summing order and TF32
+
+
+class Picks(Protocol):
+    """Answers an indexer's topk: see picking.py."""
+
+    def pick(self, finished: FinishedScores, k: int) -> tuple[Tensor, Tensor]: ...
+
+
+class Chosen(Protocol):
+    """What an indexer multiplied and chose on the rows that a record keeps."""
+
+    @property
+    def units(self) -> int: ...
+
+    def operands(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
+
+    def truth(self, rows: Tensor) -> Tensor: ...
+
+    def chosen(self, rows: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -44,8 +62,28 @@ class Operands:
     queries: Tensor
     keys: Tensor
     weights: Tensor
-    finished: Tensor
+    finished: FinishedScores | Tensor
     selected: Tensor
+
+    @property
+    def units(self) -> int:
+        return self.keys.shape[-1]
+
+    def operands(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [index_head, row, dim], keys [unit, dim] and weights [row, index_head]."""
+        return self.queries[0, rows].transpose(0, 1), self.keys[0, 0].mT, self.weights[0, rows, 0]
+
+    def truth(self, rows: Tensor) -> Tensor:
+        """[set, row, unit]: the finished scores."""
+        return (
+            self.finished[:, rows]
+            if isinstance(self.finished, Tensor)
+            else self.finished.rows(rows)
+        )
+
+    def chosen(self, rows: Tensor) -> Tensor:
+        """int64 [set, row, k]"""
+        return self.selected[:, rows].long()
 
     def of(self, sequence: int, units: int) -> Operands:
         """One sequence of a batch: its last `units` units, what came before was padding.
@@ -55,7 +93,8 @@ class Operands:
         pad = self.keys.shape[-1] - units
         if len(self.queries) == 1 and not pad:
             return self
-        finished = self.finished[sequence, None, ..., pad:]
+        whole = self.finished if isinstance(self.finished, Tensor) else self.finished.whole()
+        finished = whole[sequence, None, ..., pad:]
         most = min(self.selected.shape[-1], units)
         return Operands(
             self.queries[sequence, None],
@@ -66,59 +105,22 @@ class Operands:
         )
 
 
-class PostponedScores:
-    """Per-head scores that an indexer asked for and that are computed only row by row.
-
-    stand_in: [1, query, head, unit] without storage; the indexer handles it in their place.
-    """
-
-    def __init__(self, queries: Tensor, keys: Tensor):
-        self.queries = queries
-        self.keys = keys
-        shape = (*queries.shape[:-1], keys.shape[-1])
-        self.stand_in = torch.empty(shape, dtype=queries.dtype, device="meta")
-        self._steps: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
-
-    def takes(self, func: Any, args: tuple[Any, ...]) -> bool:
-        """Whether a step on the scores is known to work on each row for itself."""
-        others = [arg for arg in args if arg is not self.stand_in]
-        spread_out = any(isinstance(other, Tensor) and other.ndim for other in others)
-        return func.__name__ in ELEMENTWISE and not spread_out and len(others) < len(args)
-
-    def note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """Remembers one step, and takes it on the stand-in."""
-        self._steps.append((func, args, kwargs))
-        self.stand_in = func(*args, **kwargs)
-        return self.stand_in
-
-    def rows(self, rows: slice) -> Tensor:
-        """[1, row, head, unit]: the scores of these rows, all noted steps taken."""
-        scores = torch.matmul(self.queries[:, rows], self.keys)
-        for func, args, kwargs in self._steps:
-            real = [scores if isinstance(arg, Tensor) and arg.is_meta else arg for arg in args]
-            scores = func(*real, **kwargs)
-        return scores
-
-    def chunks(self) -> Iterator[slice]:
-        """Row slices whose scores stay under CHUNK_BYTES."""
-        _, rows, heads, units = self.stand_in.shape
-        step = max(1, CHUNK_BYTES // (4 * heads * units))
-        for start in range(0, rows, step):
-            yield slice(start, start + step)
-
-
 class IndexerWatch(TorchFunctionMode):
     """Entered around one forward of one indexer module; `operands()` afterwards.
 
+    picker: answers the topk in the indexer's place; None leaves that to the indexer's own calls.
     Raises ProbeError, inside the forward, where the indexer does not follow the pattern above.
     """
+
+    picker: Picks | None = None
 
     def __init__(self, layer: int):
         super().__init__()
         self.layer = layer
         self._scores: PostponedScores | None = None
+        self._finished: FinishedScores | None = None
         self._weights: Tensor | None = None
-        self._choice: tuple[Tensor, Tensor] | None = None
+        self._choice: tuple[FinishedScores | Tensor, Tensor] | None = None
 
     def __torch_function__(
         self,
@@ -128,11 +130,15 @@ class IndexerWatch(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        scores = self._scores
-        if scores is not None and any(arg is scores.stand_in for arg in (*args, *kwargs.values())):
+        scores, finished = self._scores, self._finished
+        if scores is not None and scores.stands_in(args, kwargs):
             if func in MATMULS and args[1] is scores.stand_in:
                 return self._weigh(args[0], scores)
             return self._postpone(scores, func, args, kwargs)
+        if finished is not None and finished.stands_in(args, kwargs):
+            if func in TOPKS:
+                return self._choose(func, args, kwargs)
+            return self._finish(finished, func, args, kwargs)
         if func in MATMULS and _is_score_product(*args):
             return self._multiply(*args)
         if func in TOPKS:
@@ -171,25 +177,53 @@ class IndexerWatch(TorchFunctionMode):
         if self._weights is not None:
             raise self._refuse("it multiplied with head weights twice")
         self._weights = weights.detach()
-        shape = (*weights.shape[:-1], scores.stand_in.shape[-1])
-        finished = torch.empty(shape, dtype=scores.stand_in.dtype, device=weights.device)
-        for rows in scores.chunks():
-            finished[:, rows] = torch.matmul(weights[:, rows], scores.rows(rows))
-        return finished
+        self._finished = FinishedScores(scores, self._weights)
+        return self._finished.stand_in
+
+    def _finish(
+        self, finished: FinishedScores, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """A step between the product with the head weights and topk."""
+        if finished.takes(func, args, kwargs):
+            return finished.note(func, args, kwargs)
+        if func.__name__ in QUESTIONS:
+            return func(*args, **kwargs)
+        whole = finished.whole()  # an unknown step gets what it asks for
+        return func(*[whole if arg is finished.stand_in else arg for arg in args], **kwargs)
 
     def _choose(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._choice is not None:
             raise self._refuse("it called topk twice")
-        result = func(*args, **kwargs)
-        self._choice = args[0].detach(), result[1]
-        return result
+        finished = self._finished
+        if finished is None or args[0] is not finished.stand_in:
+            result = func(*args, **kwargs)
+            self._choice = args[0].detach(), result[1]
+            return result
+        values, indices = self._picked(finished, func, args, kwargs)
+        self._choice = finished, indices
+        return torch.return_types.topk((values, indices))
+
+    def _picked(
+        self, finished: FinishedScores, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """[1, query, k] values and indices of a topk along the units, by picker or by blocks."""
+        of_units = kwargs.get("dim", args[2] if len(args) > 2 else -1) in (-1, 2)
+        if not of_units:
+            raise self._refuse("it calls topk along another axis than its units")
+        plain = len(args) < 4 and not kwargs.keys() - {"k", "dim"}
+        if self.picker is not None and plain:
+            return self.picker.pick(finished, args[1] if len(args) > 1 else kwargs["k"])
+        parts = [func(finished.rows(rows), *args[1:], **kwargs) for rows in finished.blocks()]
+        if len(parts) == 1:
+            return parts[0][0], parts[0][1]
+        return torch.cat([part[0] for part in parts], 1), torch.cat([part[1] for part in parts], 1)
 
     def _refuse(self, reason: str) -> ProbeError:
         return ProbeError(f"layer {self.layer}: the indexer cannot be read: {reason}")
 
 
 def index_record(
-    operands: Operands, indexer: nn.Module, rows: Tensor, positions: Tensor, layer: int
+    operands: Chosen, indexer: nn.Module, rows: Tensor, positions: Tensor, layer: int
 ) -> IndexerRecord:
     """The record of these query rows, its scale and activation proved on the model's own scores.
 
@@ -197,36 +231,33 @@ def index_record(
     Raises ProbeError on NaN, and when no known variant reproduces the finished scores.
     """
     dtype = next(indexer.parameters()).dtype
+    queries, keys, weights = operands.operands(rows)
     record = IndexerRecord(
-        queries=_compact(operands.queries[0, rows].transpose(0, 1), dtype),
-        keys=_compact(operands.keys[0, 0].mT, dtype),
-        weights=operands.weights[0, rows, 0].float(),
+        queries=compact(queries, dtype),
+        keys=compact(keys, dtype),
+        weights=weights.float(),
         scale=1.0,
-        native=_native(operands.selected[:, rows].long(), positions)[
-            ..., : operands.keys.shape[-1]
-        ],
+        native=_native(operands.chosen(rows), positions)[..., : operands.units],
     )
     for name in ("queries", "keys", "weights"):
         if not bool(getattr(record, name).isfinite().all()):
             raise ProbeError(f"layer {layer}: the indexer's {name} hold NaN or infinity")
-    return _settle(record, indexer, operands.finished[0], rows, positions, layer)
-
-
-def _settle(
-    record: IndexerRecord,
-    indexer: nn.Module,
-    finished: Tensor,
-    rows: Tensor,
-    positions: Tensor,
-    layer: int,
-) -> IndexerRecord:
-    """The record in the first known variant whose scores equal the finished ones."""
     proof = spread(len(rows), PROOF_ROWS).to(rows.device)
-    truth = finished[rows[proof]].float()
+    truth = operands.truth(rows[proof])[0].float()
     visible = torch.arange(record.units, device=rows.device) <= positions[proof, None]
+    return proved(
+        record, indexer, layer, lambda variant: _worst(variant.scores(proof), truth, visible)
+    )
+
+
+def proved(
+    record: IndexerRecord, indexer: nn.Module, layer: int, off: Callable[[IndexerRecord], float]
+) -> IndexerRecord:
+    """The record in the first known variant that is `off` the model's own scores by next to
+    nothing. Raises ProbeError, naming what was tried, when there is none."""
     tried = []
     for variant in _variants(record, indexer):
-        error = _worst(variant.scores(proof), truth, visible)
+        error = off(variant)
         if error <= TOLERANCE:
             return variant
         tried.append(f"scale {variant.scale:.4g} with {variant.activation} (off by {error:.1%})")
@@ -240,9 +271,7 @@ def _variants(record: IndexerRecord, indexer: nn.Module) -> Iterator[IndexerReco
     scales = [getattr(indexer, "softmax_scale", None), 1.0, record.queries.shape[-1] ** -0.5]
     for activation in ("relu", "none"):
         for scale in dict.fromkeys(float(scale) for scale in scales if scale is not None):
-            yield IndexerRecord(
-                record.queries, record.keys, record.weights, scale, record.native, activation
-            )
+            yield replace(record, scale=scale, activation=activation)
 
 
 def _worst(scores: Tensor, truth: Tensor, visible: Tensor) -> float:
@@ -254,12 +283,12 @@ def _worst(scores: Tensor, truth: Tensor, visible: Tensor) -> float:
 
 def _native(selected: Tensor, positions: Tensor) -> Tensor:
     """The selection in the model's order, with what a query cannot see turned to -1 at the end."""
-    hidden = selected > positions[:, None]
+    hidden = (selected > positions[:, None]) | (selected < 0)
     order = hidden.int().argsort(dim=-1, stable=True)
     return selected.masked_fill(hidden, -1).gather(-1, order)
 
 
-def _compact(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def compact(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """An own contiguous copy, in the model's dtype where the cast back loses nothing."""
     small = tensor.detach().to(dtype)
     exact = torch.equal(small.to(tensor.dtype), tensor)

@@ -22,7 +22,9 @@ from transformers.masking_utils import (
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from indexer_probes.attention import attend, eager_function, spread
+from indexer_probes.attention import attend, eager_function
+from indexer_probes.chunked_layers import expect_causal, layers_in_chunks
+from indexer_probes.chunks import Collector, LayerRun
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall, Family, family_of
 from indexer_probes.families.base import Attention
@@ -39,11 +41,13 @@ class Listener(Protocol):
 
     What `take` returns, [1, query, head, value_dim], is the layer's attention output in the model's
     own place; None leaves that to the model's rule. A batch comes as one call a sequence, and only
-    to a listener that `batches`.
+    to a listener that `batches`. While all listeners are probes `by_parts`, a prompt goes through
+    a layer in chunks where its family allows that, and no call is handed to `take` (chunks.py).
     """
 
     layers: tuple[int, ...]
     batches: bool
+    by_parts: bool
 
     def take(
         self, call: AttentionCall, layer: int, heard: dict[str, Tensor], operands: Operands | None
@@ -62,6 +66,7 @@ class Session:
         self._heard: dict[int, dict[str, Tensor]] = {}
         self._entered: dict[int, IndexerWatch] = {}
         self._watched: dict[int, IndexerWatch] = {}
+        self.runs: dict[nn.Module, LayerRun] = {}
 
     def join(self, listener: Listener) -> None:
         """Adds a listener; the first one switches the model over."""
@@ -84,6 +89,8 @@ class Session:
             undo.enter_context(_registered())
             for attention, layer in self.layers.items():
                 self._listen(attention, layer, undo)
+            if self.family.by_chunks:
+                undo.enter_context(layers_in_chunks(self))
             for config in _configs(self.model):
                 undo.callback(_restore, config, config.__dict__.get(_CONFIG_KEY, _ABSENT))
                 setattr(config, _CONFIG_KEY, NAME)
@@ -111,6 +118,37 @@ class Session:
             for call in calls
         ]
 
+    def takes_chunks(self, queries: int, keys: int) -> bool:
+        """Whether so many queries of one sequence go through a layer in chunks."""
+        alone = all(
+            each is self or each.layers.keys().isdisjoint(self.layers) for each in _SESSIONS
+        )
+        listening = all(each.by_parts for each in self.listeners)
+        return self.family.by_chunks and queries == keys and listening and alone
+
+    @contextmanager
+    def run(self, attention: Attention, length: int) -> Iterator[LayerRun]:
+        """The layer takes one prompt of so many tokens in chunks; its records are handed on when
+        the body ends."""
+        layer = self.layers[attention]
+        probes = [each for each in self.listeners if isinstance(each, Collector)]
+        engine = next((each.engine for each in probes if each.engine is not None), None)
+        wanting = [each for each in probes if layer in each.layers]
+        run = LayerRun(self.family, attention, layer, length, wanting, engine)
+        self.runs[attention] = run
+        try:
+            yield run
+            run.finish()
+        finally:
+            del self.runs[attention]
+
+    def hear_chunk(self, call: AttentionCall) -> Tensor:
+        """The attention output of a chunk of a layer that runs in chunks."""
+        layer = self.layers[call.attention]
+        heard, watch = self._heard.pop(layer, {}), self._watched.pop(layer, None)
+        operands = None if watch is None else watch.operands()
+        return self.runs[call.attention].attend(call, heard, operands)
+
     def _listen(self, attention: Attention, layer: int, undo: ExitStack) -> None:
         for name, module in self.family.overheard(attention).items():
             hook = module.register_forward_hook(self._hearing(layer, name))
@@ -124,7 +162,8 @@ class Session:
 
     def _hearing(self, layer: int, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            if any(layer in each.layers for each in self.listeners):
+            running = any(self.layers[each] == layer for each in self.runs)
+            if running or any(layer in each.layers for each in self.listeners):
                 self._heard.setdefault(layer, {})[name] = output.detach()
 
         return hook
@@ -132,6 +171,8 @@ class Session:
     def _entering(self, layer: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
             watch = self._entered[layer] = IndexerWatch(layer)
+            run = next((run for run in self.runs.values() if run.layer == layer), None)
+            watch.picker = None if run is None else run.picker
             watch.__enter__()  # type: ignore[no-untyped-call]
 
         return hook
@@ -194,12 +235,15 @@ def probing_attention(
     """The attention function under our name: tells the session, then computes the output."""
     if dropout:
         raise ProbeError(f"attention dropout {dropout} is on; call model.eval() before capturing")
-    rule = family_of(module.config.model_type).mask(module)
     whole = AttentionCall(module, query, key, value, scaling, indices, extra)
+    for session in _SESSIONS:
+        if module in session.runs:
+            return session.hear_chunk(whole), None
+    rule = family_of(module.config.model_type).mask(module)
     if query.shape[0] == 1:
         calls = [whole]
         if attention_mask is not None:
-            _expect_rule(whole, attention_mask)
+            expect_causal(attention_mask, rule, whole.rows, whole.length)
     else:
         calls = _sequences(whole, attention_mask)
     heard = [session.hear(calls) for session in _SESSIONS if module in session.layers]
@@ -225,7 +269,8 @@ def probing_mask(
 ) -> Tensor | None:
     """The mask function under our name: refuses what a mask rule cannot say; mostly no mask.
 
-    returns: None, or bool [1, 1, query, key] for a family that reads its mask. For one decode step
+    returns: None, or bool [1, 1, query, key] for a family that reads its mask, unless each of its
+             layers is to make that itself, chunk by chunk. For one decode step
              of a batch, bool [sequence, 1, 1, key]: which keys are not left padding.
     """
     if batch_size != 1 and q_length != 1:
@@ -245,7 +290,7 @@ def probing_mask(
     custom = mask_function is not causal_mask_function if reads_mask else not allow_is_causal_skip
     if custom:
         raise ProbeError("packed sequences or a custom mask: capture one plain sequence at a time")
-    if not reads_mask:
+    if not reads_mask or _in_chunks(config, q_length, kv_length):
         return None
     mask: Tensor | None = sdpa_mask(
         batch_size,
@@ -257,6 +302,15 @@ def probing_mask(
         device=device,
     )
     return mask
+
+
+def _in_chunks(config: PretrainedConfig | None, queries: int, keys: int) -> bool:
+    """Whether the model of this configuration takes such a prompt in chunks."""
+    return any(
+        any(each is config for each in _configs(session.model))
+        and session.takes_chunks(queries, keys)
+        for session in _SESSIONS
+    )
 
 
 def _left_padding(
@@ -313,21 +367,6 @@ def _answer(
     if len(answers) > 1:
         raise ProbeError(f"layer {layer}: two steerings are open on it; leave one first")
     return answers[0] if answers else None
-
-
-def _expect_rule(call: AttentionCall, attention_mask: Tensor) -> None:
-    """Raises ProbeError when a mask that somebody handed over differs from the family's rule."""
-    rule = family_of(call.attention.config.model_type).mask(call.attention)
-    rows = spread(call.rows, 4).to(call.queries.device)
-    seen = attention_mask[0, 0, rows]
-    seen = seen if seen.dtype == torch.bool else seen == 0
-    if seen.shape[-1] != call.length or not torch.equal(
-        seen, rule.visible(rows + call.first, call.length)
-    ):
-        raise ProbeError(
-            f"attention_mask {tuple(attention_mask.shape)} differs from the model's own causal "
-            "mask; pass none, or ones of shape [1, tokens]"
-        )
 
 
 def _one_sequence(batch: int) -> str:

@@ -57,9 +57,12 @@ class Family:
     """A dense family that attends to every earlier token; the others override what differs.
 
     reads_mask: the model looks into its attention mask itself, so it must be given one.
+    by_chunks:  its decoder layers take a prompt some rows at a time: but for attention they treat
+                each token for itself, they return hidden states alone, and `latent` is known.
     """
 
     reads_mask = False
+    by_chunks = False
 
     def __init__(self, note: str):
         self.note = note
@@ -78,6 +81,10 @@ class Family:
     def overheard(self, attention: Attention) -> dict[str, nn.Module]:
         """Modules whose outputs `keys` wants, by the name under which it reads them."""
         return {}
+
+    def latent(self, call: AttentionCall, heard: Mapping[str, Tensor]) -> LatentKeys:
+        """The latents of this call's own tokens, the model's tensors themselves."""
+        raise NotImplementedError
 
     def keys(
         self, call: AttentionCall, heard: Mapping[str, Tensor], values: bool

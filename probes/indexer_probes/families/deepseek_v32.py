@@ -14,6 +14,7 @@ class DeepseekV32(Family):
     """Keys are kept as latents; behind a cache that holds older tokens, as expanded keys."""
 
     reads_mask = True
+    by_chunks = True
 
     def refusal(self, attention: Attention) -> str | None:
         projection = attention.kv_b_proj
@@ -41,15 +42,19 @@ class DeepseekV32(Family):
     def overheard(self, attention: Attention) -> dict[str, nn.Module]:
         return {"latent": attention.kv_a_layernorm}
 
+    def latent(self, call: AttentionCall, heard: Mapping[str, Tensor]) -> LatentKeys:
+        up_keys, up_values = _split(call.attention)
+        rope = call.keys[0, 0, :, up_keys.shape[1] :]  # the model gives every head the same
+        return LatentKeys(heard["latent"].flatten(0, -2), rope, up_keys, up_values)
+
     def keys(
         self, call: AttentionCall, heard: Mapping[str, Tensor], values: bool
     ) -> PlainKeys | LatentKeys:
-        latent = heard["latent"].flatten(0, -2)  # (query, rank)
-        if len(latent) != call.length:  # a cache brought older tokens that were not heard here
+        found = self.latent(call, heard)
+        if found.length != call.length:  # a cache brought older tokens that were not heard here
             return super().keys(call, heard, values)
-        up_keys, up_values = _split(call.attention)
-        rope = call.keys[0, 0, :, up_keys.shape[1] :]  # the model gives every head the same
-        return LatentKeys(own(latent), own(rope), own(up_keys), own(up_values) if values else None)
+        up_values = own(found.up_values) if values and found.up_values is not None else None
+        return LatentKeys(own(found.latent), own(found.rope), own(found.up_keys), up_values)
 
 
 def _split(attention: Attention) -> tuple[Tensor, Tensor]:
