@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from indexer_lab import __version__
+from indexer_lab.backend import Backend, working_on
+from indexer_lab.engine import engine_for
 from indexer_lab.errors import InputError, OutOfRoom
 from indexer_lab.positions import Positions, parse_layers
 from indexer_lab.prompts import Prompt
@@ -40,13 +42,15 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one capture run keeps. positions_rule is the rule as spelled."""
+    """What one capture run keeps, and who computes a native selection. positions_rule is the rule
+    as spelled."""
 
     layers: list[int]
     positions: Positions
     positions_rule: str
     values: bool
     witnesses: int
+    backend: Backend = "auto"
 
 
 @dataclass(frozen=True)
@@ -116,10 +120,14 @@ def _tokens(span: tuple[int, int], offsets: list[tuple[int, int]]) -> list[int]:
 def manifest(
     model: Any, name: str, revision: str | None, encoded: list[Encoded], plan: Plan, seed: int
 ) -> dict[str, Any]:
-    """What identifies a capture run; two runs with equal manifests give equal captures."""
+    """What identifies a capture run; two runs with equal manifests give equal captures.
+
+    The backend is named where it is not torch. Raises InputError for one that cannot run.
+    """
     import transformers
 
     config = model.config.to_dict()
+    kernels = engine_for(plan.backend, model.device) is not None
     return {
         "indexer_lab": __version__,
         "torch": str(torch.__version__),
@@ -137,6 +145,7 @@ def manifest(
         "seed": seed,
         "prompts_digest": digest([[p.info.id, p.ids.tolist()] for p in encoded]),
         "samples": len(encoded),
+        **({"backend": "triton"} if kernels else {}),
     }
 
 
@@ -174,8 +183,9 @@ def _sample(model: Any, prompt: Encoded, plan: Plan, taken: Capture, layers: lis
         rows=plan.positions.rows,
         values=plan.values,
         witnesses=plan.witnesses,
+        engine=engine_for(plan.backend, model.device),
     )
-    with torch.inference_mode(), kept:
+    with torch.inference_mode(), working_on(model.device), kept:
         ids = prompt.ids[None].to(model.device)
         model(input_ids=ids, use_cache=False, logits_to_keep=1)
 

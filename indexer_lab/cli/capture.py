@@ -22,6 +22,7 @@ from indexer_lab.cli import options
 @click.option(
     "--witnesses", type=int, default=4, show_default=True, help="Rows kept as proof for validate."
 )
+@options.backend
 @options.loading
 @options.config
 @options.seed

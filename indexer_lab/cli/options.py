@@ -73,6 +73,17 @@ def loading(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def backend(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--backend: who computes."""
+    return click.option(
+        "--backend",
+        type=click.Choice(["auto", "triton", "torch"]),
+        default="auto",
+        show_default=True,
+        help="auto: Triton kernels on a GPU, torch on a CPU.",
+    )(command)
+
+
 def output(what: str) -> Decorator:
     return click.option(
         "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"Folder for {what}."

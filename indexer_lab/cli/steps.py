@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from indexer_lab import capturing
+from indexer_lab.backend import Backend
 from indexer_lab.errors import InputError, unknown_name
 from indexer_lab.positions import parse
 from indexer_lab.progress import progress
@@ -32,6 +33,7 @@ def capture_step(
     positions: str = "last:256",
     values: bool = False,
     witnesses: int = 4,
+    backend: Backend = "auto",
     device: str = "cpu",
     dtype: str = "auto",
     trust_remote_code: bool = False,
@@ -48,7 +50,7 @@ def capture_step(
         trust_remote_code, seed,
     )  # fmt: skip
     encoded = loaded.encoded
-    plan = capturing.Plan(loaded.layers, rule, positions, values, witnesses)
+    plan = capturing.Plan(loaded.layers, rule, positions, values, witnesses, backend)
     facts = capturing.manifest(loaded.model, model, revision, encoded, plan, seed)
     with progress("capture", len(encoded), quiet) as advance:
         return capturing.run(loaded.model, encoded, plan, facts, output, resume, force, advance)

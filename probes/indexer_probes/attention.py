@@ -126,9 +126,9 @@ def chosen(selected: Tensor, rule: MaskRule, positions: Tensor, length: int) -> 
     return _members(selected.masked_fill(hidden, -1), length)
 
 
-def spread(total: int, count: int) -> Tensor:
+def spread(total: int, count: int, device: torch.device | None = None) -> Tensor:
     """int64 [min(total, count)]: that many of 0..total-1, first and last among them."""
-    return torch.linspace(0, total - 1, min(total, count)).round().long()
+    return torch.linspace(0, total - 1, min(total, count), device=device).round().long()
 
 
 def eager_function(attention: Attention) -> Callable[..., tuple[Tensor, Tensor]]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from indexer_probes.attention import spread
-from indexer_probes.families.base import AttentionCall, own
+from indexer_probes.families.base import AttentionCall
 from indexer_probes.indexer import PROOF_ROWS, Operands
 
 
@@ -31,15 +31,16 @@ class Parts:
         begin, end = torch.searchsorted(self.positions, edges).tolist()
         if begin == end:
             return
-        rows = (self.positions[begin:end] - first).to(call.queries.device)
-        self._queries.append(own(call.queries[0][:, rows]))
+        wanted, device = self.positions[begin:end] - first, call.queries.device
+        rows = wanted.to(device, non_blocking=True)
+        self._queries.append(call.queries[0].detach()[:, rows])
         if operands is not None:
             queries, self._keys, weights = operands.operands(rows)
             self._index.append((queries, weights))
             self._chosen.append(operands.chosen(rows))
-            proof = [row for row in range(begin, end) if row in self._proof]
+            proof = [row - begin for row in range(begin, end) if row in self._proof]
             if proof:
-                self._truth.append(operands.truth(rows[torch.tensor(proof) - begin]))
+                self._truth.append(operands.truth(wanted[proof].to(device, non_blocking=True)))
 
     def queries(self) -> Tensor:
         """[head, query, dim]"""

@@ -39,7 +39,7 @@ class Picker:
         record = self._operands(finished)
         rows, units = record.queries.shape[1], record.units
         positions = torch.arange(units - rows, units, device=record.keys.device)
-        proof = spread(rows, PROOF_ROWS).to(positions.device)
+        proof = spread(rows, PROOF_ROWS, positions.device)
         truth = finished.rows(proof)[0].float()
         hidden = torch.arange(units, device=positions.device) > positions[proof, None]
         if self._form is None:
