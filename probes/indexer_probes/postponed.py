@@ -31,10 +31,23 @@ class Steps:
         return any(arg is self.stand_in for arg in (*args, *kwargs.values()))
 
     def note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """Remembers one step, and takes it on the stand-in."""
+        """Remembers one step; what the model handles from now on in the scores' place."""
         self._steps.append((func, args, kwargs))
-        self.stand_in = func(*[_without_storage(arg) for arg in args], **kwargs)
+        if not func.__name__.endswith("_") or func.__name__.startswith("__"):
+            self.stand_in = self._after(func.__name__, args)
         return self.stand_in
+
+    def _after(self, name: str, args: tuple[Any, ...]) -> Tensor:
+        """The stand-in after a step that `takes` let through: torch would find its shape and dtype
+        by a long way in Python, and an indexer takes such steps for every chunk."""
+        shape, dtype = list(self.stand_in.shape), self.stand_in.dtype
+        if name == "squeeze":
+            del shape[-2]
+        for arg in args:
+            if isinstance(arg, Tensor) and arg.ndim and arg.dtype != torch.bool:
+                dtype = torch.promote_types(dtype, arg.dtype)
+        dtype = torch.float32 if name == "float" else dtype
+        return torch.empty(shape, dtype=dtype, device="meta")
 
     def _taken(self, scores: Tensor, rows: Rows) -> Tensor:
         """Some rows of scores after all noted steps."""
@@ -122,7 +135,3 @@ def _of_rows(arg: Any, rows: Rows) -> Any:
 
 def _is_stand_in(arg: Any) -> bool:
     return isinstance(arg, Tensor) and arg.is_meta
-
-
-def _without_storage(arg: Any) -> Any:
-    return arg.to("meta") if isinstance(arg, Tensor) and arg.ndim else arg
