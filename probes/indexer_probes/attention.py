@@ -65,10 +65,14 @@ def attend_selected(call: AttentionCall, rule: MaskRule, support: Tensor, start:
 
 def _members(support: Tensor, length: int) -> Tensor:
     """bool [set, row, key]: which keys each row's support names."""
-    shape = (*support.shape[:-1], length + 1)  # one place more, where the pads go
-    places = support.masked_fill(support < 0, length)
-    members = torch.zeros(shape, dtype=torch.bool, device=support.device)
-    return members.scatter_(-1, places, True)[..., :length]
+    return _marked(support.masked_fill(support < 0, length), length)
+
+
+def _marked(places: Tensor, length: int) -> Tensor:
+    """bool [..., key]: which of so many keys are named; `length` names none."""
+    shape = (*places.shape[:-1], length + 1)
+    marks = torch.zeros(shape, dtype=torch.bool, device=places.device)
+    return marks.scatter_(-1, places, True)[..., :length]
 
 
 def witness(call: AttentionCall, rule: MaskRule, positions: Tensor, count: int) -> Witness | None:
@@ -123,7 +127,7 @@ def chosen(selected: Tensor, rule: MaskRule, positions: Tensor, length: int) -> 
     the rule shows. Hides by the few places named, not by comparing every key."""
     distance = positions[:, None] - selected
     hidden = (distance < 0) if rule.window is None else (distance < 0) | (distance >= rule.window)
-    return _members(selected.masked_fill(hidden, -1), length)
+    return _marked(selected.masked_fill(hidden | (selected < 0), length), length)
 
 
 def spread(total: int, count: int, device: torch.device | None = None) -> Tensor:

@@ -284,6 +284,8 @@ def _worst(scores: Tensor, truth: Tensor, visible: Tensor) -> float:
 def _native(selected: Tensor, positions: Tensor) -> Tensor:
     """The selection in the model's order, with what a query cannot see turned to -1 at the end."""
     hidden = (selected > positions[:, None]) | (selected < 0)
+    if not bool((hidden[..., :-1] & ~hidden[..., 1:]).any()):  # they are at the end, as -inf is
+        return selected.masked_fill(hidden, -1)
     order = hidden.int().argsort(dim=-1, stable=True)
     return selected.masked_fill(hidden, -1).gather(-1, order)
 

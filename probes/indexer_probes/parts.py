@@ -43,39 +43,37 @@ class Parts:
                 self._truth.append(operands.truth(wanted[proof].to(device, non_blocking=True)))
 
     def queries(self) -> Tensor:
-        """[head, query, dim]"""
-        return torch.cat(self._queries, dim=1)
+        """[head, query, dim]; the parts are let go of."""
+        return _joined(self._queries, dim=1)
 
     def indexed(self) -> IndexedRows | None:
-        """What the indexer multiplied and chose on the kept rows; None in a dense layer."""
-        return (
-            IndexedRows(self._index, self._keys, self._chosen, self._truth) if self._index else None
+        """What the indexer multiplied and chose on the kept rows, None in a dense layer; the parts
+        are let go of."""
+        if not self._index:
+            return None
+        queries, weights = ([pair[which] for pair in self._index] for which in (0, 1))
+        self._index.clear()
+        places = max(part.shape[-1] for part in self._chosen)
+        return IndexedRows(
+            (_joined(queries, dim=1), self._keys, _joined(weights, dim=0)),
+            _joined(_widened(self._chosen, places, -1), dim=1),
+            _joined(_widened(self._truth, len(self._keys), float("-inf")), dim=1),
         )
 
 
 class IndexedRows:
-    """The kept rows' operands, as `index_record` asks for them; `truth` of its proof rows alone."""
+    """All kept rows at once, as `index_record` asks for them; the truth of its proof rows alone."""
 
-    def __init__(
-        self,
-        index: list[tuple[Tensor, Tensor]],
-        keys: Tensor,
-        chosen: list[Tensor],
-        truth: list[Tensor],
-    ):
-        self.units = len(keys)
-        self._operands = (
-            torch.cat([queries for queries, _ in index], dim=1),
-            keys,
-            torch.cat([weights for _, weights in index]),
-        )
-        self._chosen = _widened(chosen, max(part.shape[-1] for part in chosen), -1)
-        self._truth = _widened(truth, self.units, float("-inf"))
+    def __init__(self, operands: tuple[Tensor, Tensor, Tensor], chosen: Tensor, truth: Tensor):
+        self.units = len(operands[1])
+        self._operands = operands
+        self._chosen = chosen
+        self._truth = truth
 
     def operands(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [index_head, row, dim], keys [unit, dim] and weights [row, index_head]."""
-        queries, keys, weights = self._operands
-        return queries[:, rows], keys, weights[rows]
+        assert len(rows) == len(self._operands[2])
+        return self._operands
 
     def truth(self, rows: Tensor) -> Tensor:
         """[set, row, unit]: the finished scores of the proof rows, in order."""
@@ -84,14 +82,21 @@ class IndexedRows:
 
     def chosen(self, rows: Tensor) -> Tensor:
         """int64 [set, row, k]"""
-        return self._chosen[:, rows]
+        return self._chosen
 
 
-def _widened(parts: list[Tensor], width: int, fill: float) -> Tensor:
-    """The parts [1, row, .] one after another, each filled up to one width."""
-    pads = [(0, width - part.shape[-1]) for part in parts]
-    filled = [
-        torch.nn.functional.pad(part, pad, value=fill)
-        for part, pad in zip(parts, pads, strict=True)
-    ]
-    return torch.cat(filled, dim=1)
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    whole = torch.cat(parts, dim=dim)
+    parts.clear()
+    return whole
+
+
+def _widened(parts: list[Tensor], width: int, fill: float) -> list[Tensor]:
+    """The parts [1, row, .], each filled up to one width; the list is let go of."""
+    filled = []
+    while parts:
+        part = parts.pop(0)
+        missing = width - part.shape[-1]
+        pad = torch.nn.functional.pad
+        filled.append(pad(part, (0, missing), value=fill) if missing else part)
+    return filled
