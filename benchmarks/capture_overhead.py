@@ -4,7 +4,7 @@
 
 Plain and captured forwards run in turn in one process, so that the ratio of each pair holds when
 the machine's speed drifts; peaks come from a process of their own each. `cpu_ratio` compares the
-processor's time instead of the clock's, which a machine with neighbours stretches at will. "records"
+processor's time, where the clock's is stretched by whatever else the machine does. "records"
 is the largest layer record, the bound that a capture's memory on top of the model is held to.
 """
 
