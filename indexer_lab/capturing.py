@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from indexer_lab.errors import InputError, OutOfRoom
 from indexer_lab.positions import Positions, parse_layers
 from indexer_lab.prompts import Prompt
 from indexer_lab.store.capture import Capture, SampleInfo, create
-from indexer_lab.store.files import digest, free_bytes
+from indexer_lab.store.files import digest, free_bytes, written
 from indexer_probes.capture import capture
 from indexer_probes.records import LayerRecord
 
@@ -43,13 +44,14 @@ class Encoded:
 @dataclass(frozen=True)
 class Plan:
     """What one capture run keeps, and who computes a native selection. positions_rule is the rule
-    as spelled."""
+    as spelled; decode: generated tokens whose queries are kept too."""
 
     layers: list[int]
     positions: Positions
     positions_rule: str
     values: bool
     witnesses: int
+    decode: int = 0
     backend: Backend = "auto"
 
 
@@ -146,6 +148,7 @@ def manifest(
         "prompts_digest": digest([[p.info.id, p.ids.tolist()] for p in encoded]),
         "samples": len(encoded),
         **({"backend": "triton"} if kernels else {}),
+        **({"decode": plan.decode} if plan.decode else {}),
     }
 
 
@@ -163,10 +166,13 @@ def run(
 
     Raises InputError for a folder of another run, OutOfRoom when the disk cannot hold the capture.
     """
+    if plan.decode:
+        encoded = lengthened(model, encoded, plan.decode)
     taken = create(output, facts, [prompt.info for prompt in encoded], resume, force)
     for prompt in encoded:
         if absent := taken.missing(prompt.info):
-            _sample(model, prompt, plan, taken, absent)
+            sample = _decoded if plan.decode else _sample
+            sample(model, prompt, plan, taken, absent)
         done(prompt.info.id)
     return taken
 
@@ -190,6 +196,45 @@ def _sample(model: Any, prompt: Encoded, plan: Plan, taken: Capture, layers: lis
         model(input_ids=ids, use_cache=False, logits_to_keep=1)
 
 
+def lengthened(model: Any, encoded: list[Encoded], steps: int) -> list[Encoded]:
+    """The prompts with the lengths that they have after so many generated tokens.
+
+    Raises ProbeError for a family whose decode steps cannot be captured, InputError for a prompt
+    that leaves too little room.
+    """
+    from indexer_probes.decoding import refuse_decoding
+
+    refuse_decoding(model)
+    most = limits_of(model.config).length
+    for prompt in encoded:
+        if most is not None and len(prompt.ids) + steps > most:
+            raise InputError(
+                f"--decode {steps}: prompt {prompt.info.id!r} has {len(prompt.ids)} tokens and the "
+                f"model takes {most}; decode at most {max(most - len(prompt.ids), 0)}"
+            )
+    return [
+        replace(prompt, info=replace(prompt.info, length=len(prompt.ids) + steps))
+        for prompt in encoded
+    ]
+
+
+def _decoded(model: Any, prompt: Encoded, plan: Plan, taken: Capture, layers: list[int]) -> None:
+    """Captures a prompt and its decode steps, and keeps the generated ids beside the records."""
+    from indexer_probes.decoding import capture_decoding
+
+    def keep(record: LayerRecord) -> None:
+        _room_for(taken.path, record)
+        taken.save(prompt.info, record)
+
+    with torch.inference_mode():
+        ids = capture_decoding(
+            model, prompt.ids, plan.decode, keep, layers, plan.positions.rows, plan.values,
+            plan.witnesses,
+        )  # fmt: skip
+    with written(taken.generated(prompt.info)) as temporary:
+        temporary.write_text(json.dumps(ids), encoding="utf-8")
+
+
 def _room_for(folder: Path, record: LayerRecord) -> None:
     needed = sum(tensor.numel() * tensor.element_size() for _, tensor in record.tensors())
     free = free_bytes(folder)
@@ -198,6 +243,23 @@ def _room_for(folder: Path, record: LayerRecord) -> None:
             f"layer {record.layer} needs {needed / 1e6:.0f} MB and {folder} has {free / 1e6:.0f} "
             "MB free: free some room and add --resume, or keep fewer --positions or --layers"
         )
+
+
+def attending(model: Any, asked: str | None, layers: list[int]) -> list[int]:
+    """Those of the layers that have attention to capture, where none was asked for by number.
+
+    Raises InputError for an asked one that has none.
+    """
+    from indexer_probes.session import attention_layers
+
+    known = set(attention_layers(model).values())
+    absent = [layer for layer in layers if layer not in known]
+    if absent and asked is not None and asked != "all":
+        have = ", ".join(map(str, sorted(known)))
+        raise InputError(
+            f"--layers {asked!r}: layer {absent[0]} has no softmax attention; layers {have} have"
+        )
+    return [layer for layer in layers if layer in known]
 
 
 def layers_of(config: Any, text: str | None) -> list[int]:

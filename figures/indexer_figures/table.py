@@ -9,6 +9,7 @@ from indexer_figures.entropy_by_layer import EntropyByLayer
 from indexer_figures.entropy_spread import EntropySpread
 from indexer_figures.heat_map import HeatMap
 from indexer_figures.kind import FigureKind
+from indexer_figures.panels import Panels
 from indexer_figures.quality_by_entropy import QualityByEntropy
 from indexer_figures.quality_by_precision import QualityByPrecision
 from indexer_figures.quality_by_ratio import QualityByRatio
@@ -30,6 +31,18 @@ FIGURES: dict[str, FigureKind] = {
     "kl_by_swapped_layer": SwapByLayer(),
     "entropy_distribution": EntropySpread(),
     "quality_by_entropy": QualityByEntropy(),
+    "gain_by_ratio": Panels(
+        "What top-k training gains, by budget ratio",
+        "Does training with top-k attention help top-k decoding?",
+        "budget over tokens of the prompt",
+        ratio=True,
+        zero=("the model trained with top-k does better", "the one trained with full attention"),
+    ),
+    "entropy_by_model": Panels(
+        "Attention entropy of two models (nats)",
+        "Does top-k training narrow attention?",
+        "layer",
+    ),
 }
 
 SOURCES: dict[str, str] = {
@@ -38,9 +51,11 @@ SOURCES: dict[str, str] = {
     "kl_by_swapped_layer": "quality",
     "entropy_distribution": "entropy",
     "quality_by_entropy": "quality",
+    "gain_by_ratio": "study",
+    "entropy_by_model": "study",
 }
 """What a figure reads where it is not a score table: the pairs of a relation, quality rows (with
-each sample's `entropy`), or entropy rows."""
+each sample's `entropy`), entropy rows, or a table that a script of analyses/ makes."""
 
 
 def source_of(name: str) -> str:

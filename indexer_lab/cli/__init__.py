@@ -61,10 +61,10 @@ class Commands(click.Group):
         try:
             sys.exit(super().main(*args, **kwargs) or 0)
         except Exception as error:
-            sentence = _sentence(error)
-            if sentence is None:
+            spoken = sentence(error)
+            if spoken is None:
                 raise
-            text, code = sentence
+            text, code = spoken
             click.echo(f"error: {text}", err=True)
             sys.exit(code)
         except KeyboardInterrupt:
@@ -72,7 +72,7 @@ class Commands(click.Group):
             sys.exit(130)
 
 
-def _sentence(error: Exception) -> tuple[str, int] | None:
+def sentence(error: Exception) -> tuple[str, int] | None:
     """What to tell the user and the exit code; None for an error that is a defect of ours."""
     if isinstance(error, LabError):
         return str(error), error.exit_code

@@ -23,6 +23,13 @@ from indexer_lab.cli import options
     "--witnesses", type=int, default=4, show_default=True, help="Rows kept as proof for validate."
 )
 @options.backend
+@click.option(
+    "--decode",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Generate this many tokens greedily after each prompt and keep their queries too.",
+)
 @options.loading
 @options.config
 @options.seed

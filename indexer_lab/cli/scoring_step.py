@@ -20,6 +20,7 @@ from indexer_lab.store.files import digest
 from indexer_lab.store.records import finite
 from indexer_lab.store.scores import Scores, create
 from indexer_lab.targets import default_target, target
+from indexer_probes.records import LayerRecord
 
 
 def score_step(
@@ -67,7 +68,7 @@ def _question(
 ) -> Question:
     """The checked question: every name and number is refused here, before anything is written."""
     longest = max(sample.length for sample in taken.samples)
-    first = taken.record(taken.samples[0], taken.layers[0]).to(place)
+    first = _first(taken, place)
     names = targets or (default_target(first),)
     goals = [target(name) for name in names]
     question = Question(
@@ -76,6 +77,15 @@ def _question(
     for label in question.labels():
         question.make(label, goals[0]).fit(first)
     return question
+
+
+def _first(taken: Capture, place: torch.device) -> LayerRecord:
+    """A record to try the question on: the first one with an indexer, else the first."""
+    for layer in taken.layers:
+        record = taken.record(taken.samples[0], layer)
+        if record.indexer is not None:
+            return record.to(place)
+    return taken.record(taken.samples[0], taken.layers[0]).to(place)
 
 
 def _layers(taken: Capture, text: str | None) -> list[int]:

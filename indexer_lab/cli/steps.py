@@ -33,6 +33,7 @@ def capture_step(
     positions: str = "last:256",
     values: bool = False,
     witnesses: int = 4,
+    decode: int = 0,
     backend: Backend = "auto",
     device: str = "cpu",
     dtype: str = "auto",
@@ -50,7 +51,7 @@ def capture_step(
         trust_remote_code, seed,
     )  # fmt: skip
     encoded = loaded.encoded
-    plan = capturing.Plan(loaded.layers, rule, positions, values, witnesses, backend)
+    plan = capturing.Plan(loaded.layers, rule, positions, values, witnesses, decode, backend)
     facts = capturing.manifest(loaded.model, model, revision, encoded, plan, seed)
     with progress("capture", len(encoded), quiet) as advance:
         return capturing.run(loaded.model, encoded, plan, facts, output, resume, force, advance)
@@ -90,17 +91,62 @@ def load_step(
     room: tokens that the model must have left after a built-in prompt, which is made shorter for
           it.
     """
-    if (prompts is None) == (not tasks):
-        raise InputError("give either --prompts FILE or --task NAME: what should the model read?")
-    asked = read(prompts, limit) if prompts is not None else None
+    _one_of(prompts, tasks)
 
     import torch
 
-    from indexer_probes.loading import load_model, load_tokenizer
+    from indexer_probes.loading import load_model
 
     torch.manual_seed(seed)
     place, config = _find(model, revision, trust_remote_code)
-    chosen, limits = capturing.layers_of(config, layers), capturing.limits_of(config)
+    chosen = capturing.layers_of(config, layers)
+    tokenizer, encoded = _read(
+        place, config, revision, prompts, tasks, length, samples, limit, trust_remote_code, seed,
+        room,
+    )  # fmt: skip
+    loaded = load_model(place, revision, dtype, device, trust_remote_code)
+    return Loaded(loaded, tokenizer, encoded, capturing.attending(loaded, layers, chosen))
+
+
+def lengths_step(
+    model: str,
+    prompts: Path | None,
+    tasks: tuple[str, ...],
+    length: int,
+    samples: int,
+    seed: int,
+    room: int = 0,
+) -> list[int]:
+    """Tokens of every prompt that the same settings give `load_step`; no weight is read."""
+    _one_of(prompts, tasks)
+    place, config = _find(model, None, False)
+    read = _read(place, config, None, prompts, tasks, length, samples, None, False, seed, room)
+    return [prompt.given for prompt in read[1]]
+
+
+def _one_of(prompts: Path | None, tasks: tuple[str, ...]) -> None:
+    if (prompts is None) == (not tasks):
+        raise InputError("give either --prompts FILE or --task NAME: what should the model read?")
+
+
+def _read(
+    place: str,
+    config: Any,
+    revision: str | None,
+    prompts: Path | None,
+    tasks: tuple[str, ...],
+    length: int,
+    samples: int,
+    limit: int | None,
+    trust_remote_code: bool,
+    seed: int,
+    room: int,
+) -> tuple[Any, list[capturing.Encoded]]:
+    """The tokenizer, where one is needed, and the prompts in token ids."""
+    from indexer_probes.loading import load_tokenizer
+
+    asked = read(prompts, limit) if prompts is not None else None
+    limits = capturing.limits_of(config)
     tokenizer = None
     if asked is None or any(prompt.text is not None for prompt in asked):
         tokenizer = load_tokenizer(place, revision, trust_remote_code)
@@ -108,9 +154,7 @@ def load_step(
         most = limits.length
         fitting = min(length, most - room) if room and most is not None else length
         asked = built_in(tasks, tokenizer, fitting, samples, seed)[:limit]
-    encoded = capturing.encode(asked, tokenizer, limits)
-    loaded = load_model(place, revision, dtype, device, trust_remote_code)
-    return Loaded(loaded, tokenizer, encoded, chosen)
+    return tokenizer, capturing.encode(asked, tokenizer, limits)
 
 
 def _find(model: str, revision: str | None, trust_remote_code: bool) -> tuple[str, Any]:

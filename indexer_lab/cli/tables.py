@@ -56,11 +56,14 @@ def _worst(proofs: list[Proof], found: str, allowed: str) -> tuple[float | None,
 
 
 def print_summary(summary: pd.DataFrame, measures: list[str]) -> None:
-    """One line per target, budget and selector."""
-    for (target, budget), part in summary.groupby(["target", "budget"]):
+    """One line per target, level, budget and selector."""
+    of_units = (summary["level"] == "unit").any()
+    keys = ["target", "level", "budget"]
+    for (target, level, budget), part in summary.groupby(keys, observed=True):
         share = part["trivial"].iloc[0]
+        unit = f" {level}s" if of_units else ""
         table = Table(
-            title=f"target {target}, budget {budget}: {part['rows'].iloc[0]:,} rows, "
+            title=f"target {target}, budget {budget}{unit}: {part['rows'].iloc[0]:,} rows, "
             f"{share:.1%} trivial rows left out",
             title_justify="left",
         )

@@ -68,9 +68,10 @@ class Trial:
 class Protocol:
     """What one run asks of every sample.
 
-    selectors: as spelled on the command line; the baselines always run too.
+    selectors: as spelled on the command line.
     swaps:     layers to select in one at a time, beside all at once.
     tokens:    at most this many are generated, or replayed; a text brings its own.
+    baselines: whether BASELINES run too, as for every user; a study may run them elsewhere.
     """
 
     modes: tuple[str, ...]
@@ -78,10 +79,12 @@ class Protocol:
     budgets: tuple[int, ...]
     swaps: tuple[int, ...]
     tokens: int
+    baselines: bool = True
 
     def labels(self) -> list[str]:
         """Every selector to run, baselines first, each once."""
-        return list(dict.fromkeys((*BASELINES, *self.selectors)))
+        first = BASELINES if self.baselines else ()
+        return list(dict.fromkeys((*first, *self.selectors)))
 
     def trials(self) -> Iterator[Trial]:
         """Every trial, dense first in its mode."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ class Dial:
     Source: the study's precision of an approximate top-k (arXiv 2512.03494), which leaves fill and
     keep open.
     """
+
+    ranks_units: ClassVar[bool] = True
 
     precision: float
     fill: Literal["random", "next"] = "random"
@@ -98,7 +100,7 @@ class _DialRanker:
 
     def _lost(self, rows: slice, budget: int) -> Tensor:
         """int64 [row, 1]: places of each row that go to wrong keys."""
-        visible = self.record.mask.count(self.record.positions[rows])
+        visible = self.record.count(rows)
         places = visible.clamp(max=budget)
         kept = (places.double() * self.dial.precision + 0.5).floor().long()
         return torch.minimum(places - kept, visible - places)[:, None]

@@ -52,6 +52,10 @@ class Capture:
     def shared(self, layer: int) -> Path:
         return self.path / "layers" / f"layer-{layer:02d}.safetensors"
 
+    def generated(self, sample: SampleInfo) -> Path:
+        """The ids that were generated after the prompt, of a capture with decode steps."""
+        return self.path / "samples" / sample.folder / "generated.json"
+
     def missing(self, sample: SampleInfo) -> list[int]:
         """The layers of a sample that are not on disk yet."""
         return [layer for layer in self.layers if not self.part(sample, layer).exists()]

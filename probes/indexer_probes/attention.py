@@ -18,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall
 from indexer_probes.families.base import Attention, own
+from indexer_probes.few_keys import attend_gathered, worth_gathering
 from indexer_probes.records import CHUNK_BYTES, LatentKeys, LayerRecord, MaskRule, Witness
 
 WITNESS_BYTES = 1 << 30  # keys that are expanded at a time for a witness
@@ -27,10 +28,12 @@ def attend(call: AttentionCall, rule: MaskRule) -> Tensor:
     """The attention output [1, query, head, value_dim] of one call under its mask rule."""
     if _is_plain(call, rule):
         return _sdpa(call, slice(None), slice(None), None)
+    if call.entries:
+        rule = replace(rule, window=None)  # the entries lie behind every key: no span leaves them
     part = _sdpa if rule.sinks is None else _eager_output  # sdpa knows no sinks
     outputs = []
     for rows, positions in _chunks(call, rule):
-        keys = _span(positions, rule)
+        keys = slice(None) if call.entries else _span(positions, rule)
         outputs.append(part(call, rows, keys, allowed(call, rule, positions, keys)))
     return torch.cat(outputs, dim=1)
 
@@ -44,8 +47,10 @@ def attend_selected(call: AttentionCall, rule: MaskRule, support: Tensor, start:
              key attends to nothing: its output is zero.
     A support that holds every visible key of every query is the dense attention, to the bit.
     """
-    dense = replace(call, indices=None)
+    dense = call.dense
     tail = replace(dense, queries=call.queries[:, :, start:])
+    if worth_gathering(tail, rule, support.shape[-1]) and _lacks(tail, rule, support.shape[-1]):
+        return _after(dense, rule, attend_gathered(tail, rule, support), start)
     part = _sdpa if rule.sinks is None else _eager_output
     outputs, complete = [], True
     for rows, positions in _chunks(tail, rule):
@@ -59,7 +64,17 @@ def attend_selected(call: AttentionCall, rule: MaskRule, support: Tensor, start:
         outputs.append(output.masked_fill(nothing.mT[None, :, :, None], 0))
     if complete:
         return attend(dense, rule)
-    selected = torch.cat(outputs, dim=1)
+    return _after(dense, rule, torch.cat(outputs, dim=1), start)
+
+
+def _lacks(call: AttentionCall, rule: MaskRule, picks: int) -> bool:
+    """Whether so many picks must leave out keys that the last query sees."""
+    last = call.first + call.rows
+    return picks < (last if rule.window is None else min(last, rule.window))
+
+
+def _after(dense: AttentionCall, rule: MaskRule, selected: Tensor, start: int) -> Tensor:
+    """The selected rows behind the dense ones before row `start`."""
     return selected if start == 0 else torch.cat([attend(dense, rule)[:, :start], selected], dim=1)
 
 
@@ -83,7 +98,7 @@ def witness(call: AttentionCall, rule: MaskRule, positions: Tensor, count: int) 
     if count < 1 or not len(positions):
         return None
     rows = spread(len(positions), count).to(positions.device)
-    picked, every_key = positions[rows], slice(0, call.length)
+    picked, every_key = positions[rows], slice(0, call.keys.shape[2])
     with torch.no_grad():
         mask = allowed(call, rule, picked, every_key)
         _, weights = _eager(call, picked - call.first, every_key, mask)
@@ -115,16 +130,22 @@ def latent_witness(call: AttentionCall, record: LayerRecord, count: int) -> Witn
 
 
 def allowed(call: AttentionCall, rule: MaskRule, positions: Tensor, keys: slice) -> Tensor:
-    """bool [position, key of the slice]: what these queries attend to, selection included."""
+    """bool [position, key of the slice], or [head, position, key] where heads differ: what these
+    queries attend to, selection included."""
+    if call.kept is not None:
+        return call.kept[0, positions - call.first][:, keys]
     if call.indices is None:
         return rule.visible(positions - keys.start, keys.stop - keys.start)
-    selected = call.indices[0, positions - call.first].long()  # (position, k)
-    return chosen(selected, rule, positions, call.length)[:, keys]
+    selected = call.indices[:, positions - call.first].long()  # (set, position, k)
+    picked = chosen(selected, rule, positions, call.length)[..., keys]
+    if len(picked) == 1:
+        return picked[0]
+    return picked.repeat_interleave(call.queries.shape[1] // len(picked), dim=0)
 
 
 def chosen(selected: Tensor, rule: MaskRule, positions: Tensor, length: int) -> Tensor:
-    """bool [position, key]: the keys that these queries' selection, int64 [position, k], names and
-    the rule shows. Hides by the few places named, not by comparing every key."""
+    """bool [..., position, key]: the keys that these queries' selection, int64 [..., position, k],
+    names and the rule shows. Hides by the few places named, not by comparing every key."""
     distance = positions[:, None] - selected
     hidden = (distance < 0) if rule.window is None else (distance < 0) | (distance >= rule.window)
     return _marked(selected.masked_fill(hidden | (selected < 0), length), length)
@@ -149,7 +170,8 @@ def eager_function(attention: Attention) -> Callable[..., tuple[Tensor, Tensor]]
 def _is_plain(call: AttentionCall, rule: MaskRule) -> bool:
     everything_seen = rule.window is None or call.length <= rule.window
     aligned = call.first == 0 or call.rows == 1  # else is_causal would align the wrong corner
-    return call.indices is None and rule.sinks is None and everything_seen and aligned
+    dense = call.indices is None and call.kept is None
+    return dense and rule.sinks is None and everything_seen and aligned
 
 
 def _chunks(call: AttentionCall, rule: MaskRule) -> Iterator[tuple[slice, Tensor]]:

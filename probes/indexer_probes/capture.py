@@ -18,9 +18,10 @@ from indexer_probes.engine import Engine
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall, Family
 from indexer_probes.families.base import own
-from indexer_probes.indexer import Chosen, Operands, index_record
+from indexer_probes.indexer import Chosen
 from indexer_probes.parts import Parts
-from indexer_probes.records import IndexerRecord, LatentKeys, LayerRecord
+from indexer_probes.records import LatentKeys, LayerRecord
+from indexer_probes.selection import indexer_of
 from indexer_probes.session import Session, session_of
 
 Rows = Callable[[int], Tensor]
@@ -63,7 +64,7 @@ class Probe:
         self._asked: tuple[int, Tensor] | None = None
 
     def take(
-        self, call: AttentionCall, layer: int, heard: dict[str, Tensor], operands: Operands | None
+        self, call: AttentionCall, layer: int, heard: dict[str, Tensor], operands: Chosen | None
     ) -> None:
         """Builds the record of one call and hands it on; no kept row in this call, no record."""
         positions = self._positions(call)
@@ -93,7 +94,7 @@ class Probe:
                 positions=positions,
                 scale=float(call.scale),
                 mask=self._family.mask(call.attention),
-                indexer=self._native(call, parts.indexed(), rows, positions, layer),
+                indexer=indexer_of(self._family, call, parts.indexed(), rows, positions, layer),
             )
             record = replace(record, witness=latent_witness(call, record, self._witnesses))
             _refuse_nan(record)
@@ -105,7 +106,7 @@ class Probe:
         call: AttentionCall,
         layer: int,
         heard: dict[str, Tensor],
-        operands: Operands | None,
+        operands: Chosen | None,
         positions: Tensor,
     ) -> LayerRecord:
         rows, rule = positions - call.first, self._family.mask(call.attention)
@@ -116,24 +117,12 @@ class Probe:
             positions=positions,
             scale=float(call.scale),
             mask=rule,
-            indexer=self._native(call, operands, rows, positions, layer),
+            indexer=indexer_of(self._family, call, operands, rows, positions, layer),
             witness=witness(call, rule, positions, self._witnesses),
+            entries=self._family.entries(call, self._values),
         )
         _refuse_nan(record)
         return record
-
-    def _native(
-        self,
-        call: AttentionCall,
-        operands: Chosen | None,
-        rows: Tensor,
-        positions: Tensor,
-        layer: int,
-    ) -> IndexerRecord | None:
-        indexer = self._family.indexer(call.attention)
-        if operands is None or indexer is None:
-            return None
-        return index_record(operands, indexer, rows, positions, layer)
 
     def _positions(self, call: AttentionCall) -> Tensor:
         """int64 [query]: the kept positions among this call's queries, on the model's device."""

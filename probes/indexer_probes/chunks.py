@@ -16,7 +16,7 @@ from torch import Tensor
 
 from indexer_probes.attention import attend
 from indexer_probes.families.base import Attention, AttentionCall
-from indexer_probes.indexer import Operands
+from indexer_probes.indexer import Chosen
 from indexer_probes.parts import Parts
 from indexer_probes.picking import Picker
 from indexer_probes.records import LatentKeys
@@ -122,7 +122,7 @@ class LayerRun:
         self._latest: tuple[AttentionCall, LatentKeys] | None = None
 
     def attend(
-        self, call: AttentionCall, heard: dict[str, Tensor], operands: Operands | None
+        self, call: AttentionCall, heard: dict[str, Tensor], operands: Chosen | None
     ) -> Tensor:
         """The attention output [1, query, head, value_dim] of a chunk.
 
@@ -134,8 +134,8 @@ class LayerRun:
             parts.add(call, self._first, operands)
         self._first += call.rows
         self._latest = call, keys
-        if self._engine is not None and operands is not None:
-            support = operands.selected[0]
+        if self._engine is not None and call.indices is not None:
+            support = call.indices[0].long()
             return self._engine.sparse_attention(call.queries[0], keys, support, call.scale)[None]
         whole = replace(call, keys=self._keys.add(call.keys), values=self._values.add(call.values))
         return attend(whole, self._family.mask(call.attention))

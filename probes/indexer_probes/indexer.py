@@ -19,35 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from indexer_probes import units
 from indexer_probes.attention import spread
 from indexer_probes.errors import ProbeError
 from indexer_probes.postponed import FinishedScores, PostponedScores
-from indexer_probes.records import IndexerRecord
+from indexer_probes.records import IndexerRecord, Layout
 
 MATMULS = {torch.matmul, Tensor.matmul, Tensor.__matmul__}
 TOPKS = {torch.topk, Tensor.topk}
 QUESTIONS = {"__get__", "size", "dim", "is_floating_point"}  # about a tensor, not its values
 PROOF_ROWS = 16
 TOLERANCE = 1e-3  # of a row's largest score; covers another summing order and TF32
-
-
-class Picks(Protocol):
-    """Answers an indexer's topk: see picking.py."""
-
-    def pick(self, finished: FinishedScores, k: int) -> tuple[Tensor, Tensor]: ...
-
-
-class Chosen(Protocol):
-    """What an indexer multiplied and chose on the rows that a record keeps."""
-
-    @property
-    def units(self) -> int: ...
-
-    def operands(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
-
-    def truth(self, rows: Tensor) -> Tensor: ...
-
-    def chosen(self, rows: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -57,6 +39,7 @@ class Operands:
     queries:  [1, query, index_head, dim], keys: [1, 1, dim, unit], weights: [1, query, 1, head].
     finished: [1, query, unit], the scores that topk saw, masked as the model masks them.
     selected: int64 [1, query, k], what topk returned.
+    source:   the layer that they are from, where another one reuses them; indexer: its module.
     """
 
     queries: Tensor
@@ -64,6 +47,8 @@ class Operands:
     weights: Tensor
     finished: FinishedScores | Tensor
     selected: Tensor
+    source: int | None = None
+    indexer: nn.Module | None = None
 
     @property
     def units(self) -> int:
@@ -75,11 +60,8 @@ class Operands:
 
     def truth(self, rows: Tensor) -> Tensor:
         """[set, row, unit]: the finished scores."""
-        return (
-            self.finished[:, rows]
-            if isinstance(self.finished, Tensor)
-            else self.finished.rows(rows)
-        )
+        whole = self.finished
+        return whole[:, rows] if isinstance(whole, Tensor) else whole.rows(rows)
 
     def chosen(self, rows: Tensor) -> Tensor:
         """int64 [set, row, k]"""
@@ -90,9 +72,9 @@ class Operands:
 
         Its units are ranked anew: among equal scores topk's choice depends on the padding.
         """
-        pad = self.keys.shape[-1] - units
-        if len(self.queries) == 1 and not pad:
+        if len(self.queries) == 1:
             return self
+        pad = self.keys.shape[-1] - units
         whole = self.finished if isinstance(self.finished, Tensor) else self.finished.whole()
         finished = whole[sequence, None, ..., pad:]
         most = min(self.selected.shape[-1], units)
@@ -103,6 +85,46 @@ class Operands:
             finished,
             finished.topk(most, dim=-1).indices,
         )
+
+
+class Chosen(Protocol):
+    """What an indexer multiplied and chose, whatever the form of its products.
+
+    source: the layer that it is from, where another one reuses it; indexer: that layer's module.
+    """
+
+    @property
+    def source(self) -> int | None: ...
+
+    @property
+    def indexer(self) -> nn.Module | None: ...
+
+    @property
+    def units(self) -> int: ...
+
+    def operands(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
+
+    def truth(self, rows: Tensor) -> Tensor: ...
+
+    def chosen(self, rows: Tensor) -> Tensor: ...
+
+    def of(self, sequence: int, units: int) -> Chosen: ...
+
+
+class Picks(Protocol):
+    """Answers an indexer's topk: see picking.py."""
+
+    def pick(self, finished: FinishedScores, k: int) -> tuple[Tensor, Tensor]: ...
+
+
+class Watch(Protocol):
+    """Entered around one forward of one indexer module; `operands` afterwards."""
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> Any: ...
+
+    def operands(self) -> Chosen | None: ...
 
 
 class IndexerWatch(TorchFunctionMode):
@@ -223,11 +245,18 @@ class IndexerWatch(TorchFunctionMode):
 
 
 def index_record(
-    operands: Chosen, indexer: nn.Module, rows: Tensor, positions: Tensor, layer: int
+    operands: Chosen,
+    indexer: nn.Module,
+    rows: Tensor,
+    positions: Tensor,
+    layer: int,
+    layout: Layout | None = None,
+    spans: Tensor | None = None,
 ) -> IndexerRecord:
     """The record of these query rows, its scale and activation proved on the model's own scores.
 
     rows:      int64 [query], rows of this forward; positions: int64 [query], their tokens.
+    layout, spans: what the indexer's units are; None for an indexer of tokens.
     Raises ProbeError on NaN, and when no known variant reproduces the finished scores.
     """
     dtype = next(indexer.parameters()).dtype
@@ -237,16 +266,23 @@ def index_record(
         keys=compact(keys, dtype),
         weights=weights.float(),
         scale=1.0,
-        native=_native(operands.chosen(rows), positions)[..., : operands.units],
+        native=operands.chosen(rows),
+        spans=spans,
+        units_of=layout,
+        source=operands.source,
     )
     for name in ("queries", "keys", "weights"):
         if not bool(getattr(record, name).isfinite().all()):
             raise ProbeError(f"layer {layer}: the indexer's {name} hold NaN or infinity")
+    visible = units.counts(record, positions)
+    native = _native(record.native, visible)[..., : operands.units]
     proof = spread(len(rows), PROOF_ROWS).to(rows.device)
-    truth = operands.truth(rows[proof])[0].float()
-    visible = torch.arange(record.units, device=rows.device) <= positions[proof, None]
+    truth = operands.truth(rows[proof]).float()
     return proved(
-        record, indexer, layer, lambda variant: _worst(variant.scores(proof), truth, visible)
+        replace(record, native=native),
+        indexer,
+        layer,
+        lambda variant: worst(units.ranked(variant, proof, positions[proof]), truth),
     )
 
 
@@ -268,22 +304,31 @@ def proved(
 
 
 def _variants(record: IndexerRecord, indexer: nn.Module) -> Iterator[IndexerRecord]:
-    scales = [getattr(indexer, "softmax_scale", None), 1.0, record.queries.shape[-1] ** -0.5]
+    heads, _, dim = record.queries.shape
+    scales = [getattr(indexer, "softmax_scale", None), 1.0, dim**-0.5]
+    scales += [heads**-0.5, (heads * dim) ** -0.5]
     for activation in ("relu", "none"):
         for scale in dict.fromkeys(float(scale) for scale in scales if scale is not None):
             yield replace(record, scale=scale, activation=activation)
 
 
-def _worst(scores: Tensor, truth: Tensor, visible: Tensor) -> float:
-    """Largest difference over the visible keys, as a share of its row's largest true score."""
-    gap = (scores - truth).abs().masked_fill_(~visible, 0.0).amax(-1)
-    size = truth.abs().masked_fill_(~visible, 0.0).amax(-1)
-    return float((gap / size.clamp(min=1e-30)).max())
+def worst(scores: Tensor, truth: Tensor) -> float:
+    """Largest difference where the scores are finite, as a share of its row's largest true score;
+    infinite where a forced unit is not forced in the truth."""
+    if bool((truth[scores == float("inf")] < float("inf")).any()):
+        return float("inf")
+    counting = scores.isfinite()
+    gap = (scores - truth).abs().masked_fill_(~counting, 0.0)
+    size = truth.abs().masked_fill_(~counting, 0.0).amax(-1)
+    return float((gap.amax(-1) / size.clamp(min=1e-30)).nan_to_num(nan=float("inf")).max())
 
 
-def _native(selected: Tensor, positions: Tensor) -> Tensor:
-    """The selection in the model's order, with what a query cannot see turned to -1 at the end."""
-    hidden = (selected > positions[:, None]) | (selected < 0)
+def _native(selected: Tensor, visible: Tensor) -> Tensor:
+    """The selection in the model's order, with what a query cannot see turned to -1 at the end.
+
+    visible: int64 [query], how many of the first units each query sees.
+    """
+    hidden = (selected >= visible[:, None]) | (selected < 0)
     if not bool((hidden[..., :-1] & ~hidden[..., 1:]).any()):  # they are at the end, as -inf is
         return selected.masked_fill(hidden, -1)
     order = hidden.int().argsort(dim=-1, stable=True)

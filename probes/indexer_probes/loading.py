@@ -22,15 +22,18 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import logging
 
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import family_of
+from indexer_probes.proving import adopt
 
 DTYPES: dict[str, str | torch.dtype] = {
     "auto": "auto",
@@ -63,8 +66,11 @@ def load_config(
     asked = {"revision": revision, "local_files_only": offline}
     try:
         raw, _ = PretrainedConfig.get_config_dict(name, **asked)
-        family_of(raw.get("model_type", ""))
-        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **asked)
+        if raw.get("model_type", "") not in CONFIG_MAPPING_NAMES:
+            family_of(raw.get("model_type", ""))
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **asked)
+        adopt(config)
+        return config
     except ProbeError:
         raise
     except _BROKEN as error:
@@ -90,7 +96,7 @@ def load_model(
     offline = _locate(name)
     try:
         with _quiet():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            model, report = class_of(config).from_pretrained(
                 name,
                 config=config,
                 revision=revision,
@@ -106,6 +112,13 @@ def load_model(
         raise _explain(f"cannot load the weights of {name!r}", error, offline) from error
     _refuse_incomplete(name, report)
     return model.to(place).eval().requires_grad_(False)
+
+
+def class_of(config: PretrainedConfig) -> Any:
+    """The auto class that has a language head for this configuration: some families have one only
+    together with their encoders of images, which a prompt of text leaves unused."""
+    causal = type(config) in AutoModelForCausalLM._model_mapping
+    return AutoModelForCausalLM if causal else AutoModelForImageTextToText
 
 
 def load_tokenizer(

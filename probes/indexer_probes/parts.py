@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from indexer_probes.attention import spread
 from indexer_probes.families.base import AttentionCall
-from indexer_probes.indexer import PROOF_ROWS, Operands
+from indexer_probes.indexer import PROOF_ROWS, Chosen
 
 
 class Parts:
@@ -25,7 +25,7 @@ class Parts:
         self._truth: list[Tensor] = []
         self._keys = torch.empty(0, 0)
 
-    def add(self, call: AttentionCall, first: int, operands: Operands | None) -> None:
+    def add(self, call: AttentionCall, first: int, operands: Chosen | None) -> None:
         """A chunk's kept rows. first: the position of its first query."""
         edges = torch.tensor([first, first + call.rows])
         begin, end = torch.searchsorted(self.positions, edges).tolist()
@@ -64,6 +64,9 @@ class Parts:
 class IndexedRows:
     """All kept rows at once, as `index_record` asks for them; the truth of its proof rows alone."""
 
+    source: int | None = None
+    indexer: nn.Module | None = None
+
     def __init__(self, operands: tuple[Tensor, Tensor, Tensor], chosen: Tensor, truth: Tensor):
         self.units = len(operands[1])
         self._operands = operands
@@ -74,6 +77,10 @@ class IndexedRows:
         """Queries [index_head, row, dim], keys [unit, dim] and weights [row, index_head]."""
         assert len(rows) == len(self._operands[2])
         return self._operands
+
+    def of(self, sequence: int, units: int) -> IndexedRows:
+        """Itself: only one sequence goes through a layer in chunks."""
+        return self
 
     def truth(self, rows: Tensor) -> Tensor:
         """[set, row, unit]: the finished scores of the proof rows, in order."""

@@ -103,7 +103,10 @@ class FinishedScores(Steps):
 
     def rows(self, rows: Rows) -> Tensor:
         """[1, row, unit]: these rows, all noted steps taken."""
-        return self._taken(torch.matmul(self.weights[:, rows], self.scores.rows(rows)), rows)
+        return self._taken(self._summed(rows), rows)
+
+    def _summed(self, rows: Rows) -> Tensor:
+        return torch.matmul(self.weights[:, rows], self.scores.rows(rows))
 
     def whole(self) -> Tensor:
         """Every row at once."""
@@ -116,6 +119,21 @@ class FinishedScores(Steps):
         step = max(1, room // max(1, 4 * batch * heads * units))
         for start in range(0, rows, step):
             yield slice(start, min(start + step, rows))
+
+
+class SummedScores(FinishedScores):
+    """The same sum made as a product with the weights and a sum. stand_in: [1, query, unit]
+
+    factors: [1, query, head, 1]
+    """
+
+    def __init__(self, scores: PostponedScores, factors: Tensor):
+        super().__init__(scores, factors.mT)
+        self.stand_in = self.stand_in[:, :, 0]
+        self._factors = factors
+
+    def _summed(self, rows: Rows) -> Tensor:
+        return (self.scores.rows(rows) * self._factors[:, rows]).sum(2)
 
 
 def _spreads(shape: torch.Size, over: torch.Size) -> bool:

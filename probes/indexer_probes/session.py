@@ -18,22 +18,25 @@ from transformers import PretrainedConfig
 from transformers.masking_utils import (
     ALL_MASK_ATTENTION_FUNCTIONS,
     causal_mask_function,
+    eager_mask,
     sdpa_mask,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from indexer_probes.attention import attend, eager_function
-from indexer_probes.chunked_layers import expect_causal, layers_in_chunks
+from indexer_probes.attention import attend, eager_function, spread
+from indexer_probes.chunked_layers import SAMPLED, expect_causal, layers_in_chunks
 from indexer_probes.chunks import Collector, LayerRun
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall, Family, family_of
 from indexer_probes.families.base import Attention
-from indexer_probes.indexer import IndexerWatch, Operands
+from indexer_probes.indexer import Chosen, IndexerWatch, Watch
 
 NAME = "indexer_probes"
 _CONFIG_KEY = "_attn_implementation_internal"
 _ABSENT = object()
 _SESSIONS: list[Session] = []
+_PADDED = "attention_mask holds zeros: capture one sequence at a time, no padding"
+_PACKED = "packed sequences or a custom mask: capture one plain sequence at a time"
 
 
 class Listener(Protocol):
@@ -50,7 +53,7 @@ class Listener(Protocol):
     by_parts: bool
 
     def take(
-        self, call: AttentionCall, layer: int, heard: dict[str, Tensor], operands: Operands | None
+        self, call: AttentionCall, layer: int, heard: dict[str, Tensor], operands: Chosen | None
     ) -> Tensor | None: ...
 
 
@@ -64,8 +67,9 @@ class Session:
         self.listeners: list[Listener] = []
         self._undo = ExitStack()
         self._heard: dict[int, dict[str, Tensor]] = {}
-        self._entered: dict[int, IndexerWatch] = {}
-        self._watched: dict[int, IndexerWatch] = {}
+        self._entered: dict[int, Watch] = {}
+        self._watched: dict[int, Watch] = {}
+        self._latest: tuple[int, nn.Module, Watch] | None = None
         self.runs: dict[nn.Module, LayerRun] = {}
 
     def join(self, listener: Listener) -> None:
@@ -87,6 +91,8 @@ class Session:
             _SESSIONS.append(self)
             undo.callback(_SESSIONS.remove, self)
             undo.enter_context(_registered())
+            hook = self.model.register_forward_pre_hook(_refuse_padding, with_kwargs=True)
+            undo.callback(hook.remove)
             for attention, layer in self.layers.items():
                 self._listen(attention, layer, undo)
             if self.family.by_chunks:
@@ -102,11 +108,11 @@ class Session:
         returns: for each sequence the output that a listener put in the model's place, or None.
         """
         layer = self.layers[calls[0].attention]
-        heard, watch = self._heard.pop(layer, {}), self._watched.pop(layer, None)
+        heard = self._heard.pop(layer, {})
         listeners = [each for each in self.listeners if layer in each.layers]
         if len(calls) > 1 and not all(each.batches for each in listeners):
             raise ProbeError(_one_sequence(len(calls)))
-        operands = watch.operands() if watch is not None and listeners else None
+        operands = self._operands(calls[0].attention, layer, bool(listeners))
         return [
             _answer(
                 listeners,
@@ -149,9 +155,33 @@ class Session:
         operands = None if watch is None else watch.operands()
         return self.runs[call.attention].attend(call, heard, operands)
 
+    def _operands(self, attention: Attention, layer: int, wanted: bool) -> Chosen | None:
+        """What this layer's indexer chose, or the earlier one's whose selection it reuses."""
+        watch = self._watched.pop(layer, None)
+        if self.family.reuses(attention):
+            if not wanted or self._latest is None:
+                return None
+            source, indexer, earlier = self._latest
+            operands = earlier.operands()
+            return operands and replace(operands, source=source, indexer=indexer)  # type: ignore[type-var]
+        if watch is None:
+            return None
+        own = self.family.indexer(attention)
+        assert own is not None
+        self._latest = (layer, own, watch) if self._shares else None
+        return watch.operands() if wanted else None
+
+    @property
+    def _shares(self) -> bool:
+        """Whether a layer reuses another one's selection."""
+        return any(self.family.reuses(attention) for attention in self.layers)
+
     def _listen(self, attention: Attention, layer: int, undo: ExitStack) -> None:
         for name, module in self.family.overheard(attention).items():
             hook = module.register_forward_hook(self._hearing(layer, name))
+            undo.callback(hook.remove)
+        for name, module in self.family.fed(attention).items():
+            hook = module.register_forward_pre_hook(self._fed(layer, name))
             undo.callback(hook.remove)
         indexer = self.family.indexer(attention)
         if indexer is None:
@@ -160,20 +190,31 @@ class Session:
         hook = indexer.register_forward_hook(self._leaving(layer), always_call=True)
         undo.callback(hook.remove)
 
+    def _wants(self, layer: int) -> bool:
+        running = any(run.layer == layer for run in self.runs.values())
+        return running or any(layer in each.layers for each in self.listeners)
+
     def _hearing(self, layer: int, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            running = any(self.layers[each] == layer for each in self.runs)
-            if running or any(layer in each.layers for each in self.listeners):
+            if self._wants(layer):
                 self._heard.setdefault(layer, {})[name] = output.detach()
+
+        return hook
+
+    def _fed(self, layer: int, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any) -> None:
+            if self._wants(layer):
+                self._heard.setdefault(layer, {})[name] = args[0].detach()
 
         return hook
 
     def _entering(self, layer: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
-            watch = self._entered[layer] = IndexerWatch(layer)
+            watch = self._entered[layer] = self.family.watch(module, layer)
             run = next((run for run in self.runs.values() if run.layer == layer), None)
-            watch.picker = None if run is None else run.picker
-            watch.__enter__()  # type: ignore[no-untyped-call]
+            if run is not None and isinstance(watch, IndexerWatch):
+                watch.picker = run.picker
+            watch.__enter__()
 
         return hook
 
@@ -181,7 +222,7 @@ class Session:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             watch = self._entered.pop(layer, None)
             if watch is not None:  # an earlier pre-hook may have raised before ours ran
-                watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+                watch.__exit__(None, None, None)
                 self._watched[layer] = watch
 
         return hook
@@ -192,11 +233,14 @@ def attention_layers(model: nn.Module) -> dict[nn.Module, int]:
 
     Raises ProbeError when there are none, or when one bypasses transformers' attention interface.
     """
+    config: Any = model.config
+    text, family = config.get_text_config(), family_of(config.model_type)
     found: dict[nn.Module, int] = {
         module: layer
         for module in model.modules()
         if isinstance(layer := getattr(module, "layer_idx", None), int)
-        and hasattr(module, "o_proj")
+        and getattr(module, "config", text) is text  # not an encoder's of images or sound
+        and family.is_attention(module)
     }
     if not found:
         raise ProbeError(f"{type(model).__name__} holds no attention layer with a layer number")
@@ -210,7 +254,9 @@ def session_of(model: nn.Module) -> Session:
     config = getattr(model, "config", None)
     if not isinstance(config, PretrainedConfig):
         raise ProbeError(f"{type(model).__name__} is no transformers model: it has no config")
-    family = family_of(config.model_type)
+    from indexer_probes.proving import adopt  # which captures a tiny model itself
+
+    family = adopt(config)
     layers = attention_layers(model)
     for session in _SESSIONS:
         if session.layers.keys() == layers.keys():
@@ -235,15 +281,16 @@ def probing_attention(
     """The attention function under our name: tells the session, then computes the output."""
     if dropout:
         raise ProbeError(f"attention dropout {dropout} is on; call model.eval() before capturing")
+    family = family_of(module.config.model_type)
     whole = AttentionCall(module, query, key, value, scaling, indices, extra)
     for session in _SESSIONS:
         if module in session.runs:
             return session.hear_chunk(whole), None
-    rule = family_of(module.config.model_type).mask(module)
+    rule = family.mask(module)
     if query.shape[0] == 1:
-        calls = [whole]
-        if attention_mask is not None:
-            expect_causal(attention_mask, rule, whole.rows, whole.length)
+        calls = [_read(family, whole, attention_mask)]
+    elif family.selects_units:
+        raise ProbeError(_one_sequence(query.shape[0]))
     else:
         calls = _sequences(whole, attention_mask)
     heard = [session.hear(calls) for session in _SESSIONS if module in session.layers]
@@ -285,14 +332,28 @@ def probing_mask(
     if batch_size != 1:
         return _left_padding(attention_mask, batch_size, kv_length, device)
     if attention_mask is not None and not bool(attention_mask.all()):
-        raise ProbeError("attention_mask holds zeros: capture one sequence at a time, no padding")
-    reads_mask = config is not None and family_of(config.model_type).reads_mask
-    custom = mask_function is not causal_mask_function if reads_mask else not allow_is_causal_skip
-    if custom:
-        raise ProbeError("packed sequences or a custom mask: capture one plain sequence at a time")
-    if not reads_mask or _in_chunks(config, q_length, kv_length):
+        raise ProbeError(_PADDED)
+    family = None if config is None else family_of(config.model_type)
+    if family is None or not (family.reads_mask or family.samples_mask):
+        if not allow_is_causal_skip:
+            raise ProbeError(_PACKED)
         return None
-    mask: Tensor | None = sdpa_mask(
+    if family.samples_mask:
+        rows = spread(q_length, SAMPLED).tolist()
+        parts = [
+            sdpa_mask(
+                1, 1, kv_length, q_offset=int(q_offset) + row, mask_function=mask_function,
+                allow_is_causal_skip=False, device=device,
+            )
+            for row in rows
+        ]  # fmt: skip
+        return torch.cat(parts, dim=2)
+    if mask_function is not causal_mask_function and not getattr(config, "sliding_window", None):
+        raise ProbeError(_PACKED)  # a window's mask is held against the rule where it is used
+    if _in_chunks(config, q_length, kv_length):
+        return None
+    make = eager_mask if family.float_mask else sdpa_mask
+    mask: Tensor | None = make(
         batch_size,
         q_length,
         kv_length,
@@ -359,7 +420,7 @@ def _answer(
     call: AttentionCall,
     layer: int,
     heard: dict[str, Tensor],
-    operands: Operands | None,
+    operands: Chosen | None,
 ) -> Tensor | None:
     """What one of the listeners put in the place of this call's output, or None."""
     taken = [listener.take(call, layer, heard, operands) for listener in listeners]
@@ -367,6 +428,26 @@ def _answer(
     if len(answers) > 1:
         raise ProbeError(f"layer {layer}: two steerings are open on it; leave one first")
     return answers[0] if answers else None
+
+
+def _read(family: Family, call: AttentionCall, mask: Tensor | None) -> AttentionCall:
+    """The call of one sequence with what the family selected, its mask held against the rule."""
+    call = replace(call, entries=family.entry_count(call))
+    if not family.folds:
+        if mask is not None:
+            expect_causal(mask, family.mask(call.attention), call.rows, call.length)
+        return family.read(call, mask)
+    if mask is None:
+        raise ProbeError(_PACKED)
+    kept = (mask if mask.dtype == torch.bool else mask == 0)[:, 0]
+    return family.read(replace(call, kept=kept), mask)
+
+
+def _refuse_padding(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    """Raises ProbeError for one padded sequence: not every family shows its padding to a mask."""
+    mask = kwargs.get("attention_mask")
+    if isinstance(mask, Tensor) and len(mask) == 1 and mask.ndim == 2 and not bool(mask.all()):
+        raise ProbeError(_PADDED)
 
 
 def _one_sequence(batch: int) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +16,9 @@ from indexer_probes.attention import attend, attend_selected
 from indexer_probes.capture import wanted_layers
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall, Family
-from indexer_probes.indexer import Operands, index_record
+from indexer_probes.indexer import Chosen
 from indexer_probes.records import LayerRecord, PlainKeys
+from indexer_probes.selection import indexer_of
 from indexer_probes.session import Session, session_of
 
 Choose = Callable[[LayerRecord], Tensor]
@@ -50,9 +50,14 @@ class Steering:
         self._first = first
 
     def take(
-        self, call: AttentionCall, layer: int, heard: dict[str, Tensor], operands: Operands | None
+        self, call: AttentionCall, layer: int, heard: dict[str, Tensor], operands: Chosen | None
     ) -> Tensor:
         """The layer's attention output, steered where it is to be."""
+        if call.entries:
+            raise ProbeError(
+                f"layer {layer} attends to compressed entries in place of tokens, so a selection "
+                "of tokens cannot steer it; capture and score it instead"
+            )
         rule = self._family.mask(call.attention)
         start = max(0, self._first - call.first)
         watch = self._watch[call.sequence] if self._watch else None
@@ -60,7 +65,7 @@ class Steering:
             if watch is not None:
                 with torch.no_grad():
                     watch(self._record(call, layer, None, 0), None)
-            return attend(replace(call, indices=None), rule)
+            return attend(call.dense, rule)
         with torch.no_grad():
             record = self._record(call, layer, operands, start)
             support = self._choose[call.sequence](record)
@@ -70,14 +75,11 @@ class Steering:
         return attend_selected(call, rule, support, start)
 
     def _record(
-        self, call: AttentionCall, layer: int, operands: Operands | None, start: int
+        self, call: AttentionCall, layer: int, operands: Chosen | None, start: int
     ) -> LayerRecord:
         """The live record of the steered rows; its tensors are the model's own, not copies."""
         rows = torch.arange(start, call.rows, device=call.queries.device)
-        positions, indexer = rows + call.first, self._family.indexer(call.attention)
-        native = None
-        if operands is not None and indexer is not None:
-            native = index_record(operands, indexer, rows, positions, layer)
+        positions = rows + call.first
         return LayerRecord(
             layer=layer,
             queries=call.queries[0].detach()[:, start:],
@@ -85,7 +87,7 @@ class Steering:
             positions=positions,
             scale=float(call.scale),
             mask=self._family.mask(call.attention),
-            indexer=native,
+            indexer=indexer_of(self._family, call, operands, rows, positions, layer),
         )
 
 

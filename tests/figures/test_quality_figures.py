@@ -67,6 +67,10 @@ def make(
                            target="per_head")  # fmt: skip
     if source == "entropy":
         return _entropy_rows(frame, layers)
+    if source == "study":
+        kept = frame[(frame["mode"] == "replay") & (frame["layer"] == -1) & (frame["budget"] > 0)]
+        x = kept["budget"] / 1000 if name == "gain_by_ratio" else kept["budget"]
+        return kept.assign(panel=kept["task"], x=x, value=kept["agreement"] - 0.3)
     return frame.assign(entropy=1 + frame["length"] / 1000)
 
 

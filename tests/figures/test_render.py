@@ -66,6 +66,18 @@ def test_writes_four_whole_files(name: str, scores: pd.DataFrame, tmp_path: Path
     assert rendered.reading in record["alt"] == rendered.alt
 
 
+def test_a_stem_names_the_files_and_changes_nothing_in_them(
+    scores: pd.DataFrame, tmp_path: Path
+) -> None:
+    name = "recall_by_layer"
+    plain = render(name, scores, tmp_path, PROVENANCE)
+    other = render(name, scores, tmp_path, PROVENANCE, stem="other")
+    assert (plain.stem, other.stem) == (name, "other")
+    assert [path.name for path in other.paths] == [f"other{path.suffix}" for path in plain.paths]
+    for one, two in zip(plain.paths, other.paths, strict=True):
+        assert one.read_bytes() == two.read_bytes()
+
+
 @EVERY
 def test_same_input_same_bytes(name: str, scores: pd.DataFrame, tmp_path: Path) -> None:
     first = render(name, scores, tmp_path / "a", PROVENANCE).paths

@@ -1,68 +1,10 @@
-"""DeepSeek-V3.2: multi-head latent attention over the tokens that its indexer selects."""
+"""DeepSeek-V3.2 and the clones whose indexers select tokens, some of them in some layers only."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from indexer_probes.families.latent import Latent
 
-from torch import Tensor, nn
-
-from indexer_probes.families.base import Attention, AttentionCall, Family, own
-from indexer_probes.records import LatentKeys, MaskRule, PlainKeys
-
-
-class DeepseekV32(Family):
-    """Keys are kept as latents; behind a cache that holds older tokens, as expanded keys."""
-
-    reads_mask = True
-    by_chunks = True
-
-    def refusal(self, attention: Attention) -> str | None:
-        projection = attention.kv_b_proj
-        weight = getattr(projection, "weight", None)
-        if weight is not None and weight.element_size() == 1:
-            return (
-                f"its kv_b_proj is stored as {str(weight.dtype).removeprefix('torch.')}, and the "
-                "keys cannot be rebuilt from a quantised up-projection; load a bfloat16 copy of "
-                "the weights"
-            )
-        if type(projection) is nn.Linear and getattr(projection, "bias", None) is None:
-            return None
-        return (  # an adapter adds to its output what its weight does not hold
-            f"its kv_b_proj is a {type(projection).__name__} and not a plain linear layer, so its "
-            "weight alone does not give the keys; merge adapters into the weights first"
-        )
-
-    def mask(self, attention: Attention) -> MaskRule:
-        return MaskRule()
-
-    def indexer(self, attention: Attention) -> nn.Module | None:
-        indexer: nn.Module = attention.indexer
-        return indexer
-
-    def overheard(self, attention: Attention) -> dict[str, nn.Module]:
-        return {"latent": attention.kv_a_layernorm}
-
-    def latent(self, call: AttentionCall, heard: Mapping[str, Tensor]) -> LatentKeys:
-        up_keys, up_values = _split(call.attention)
-        rope = call.keys[0, 0, :, up_keys.shape[1] :]  # the model gives every head the same
-        return LatentKeys(heard["latent"].flatten(0, -2), rope, up_keys, up_values)
-
-    def keys(
-        self, call: AttentionCall, heard: Mapping[str, Tensor], values: bool
-    ) -> PlainKeys | LatentKeys:
-        found = self.latent(call, heard)
-        if found.length != call.length:  # a cache brought older tokens that were not heard here
-            return super().keys(call, heard, values)
-        up_values = own(found.up_values) if values and found.up_values is not None else None
-        return LatentKeys(own(found.latent), own(found.rope), own(found.up_keys), up_values)
-
-
-def _split(attention: Attention) -> tuple[Tensor, Tensor]:
-    """[head, nope_dim, rank] and [head, value_dim, rank] of the shared up-projection."""
-    nope, value = attention.qk_nope_head_dim, attention.v_head_dim
-    weight = attention.kv_b_proj.weight
-    by_head = weight.view(-1, nope + value, weight.shape[-1])
-    return by_head[:, :nope], by_head[:, nope:]
-
-
-FAMILY = DeepseekV32("latent keys, native indexer over tokens")
+FAMILY = Latent("latent keys, native indexer over tokens", by_chunks=True)
+CLONE = Latent("latent keys, native indexer over tokens")
+SHARING = Latent("latent keys, native indexer over tokens, shared by the layers that follow")
+WINDOWED = Latent("latent keys, native indexer over tokens in some layers, a window in the others")
