@@ -3,7 +3,8 @@
     python benchmarks/run.py                  all of them
     python benchmarks/run.py kernels          those whose path contains the word
 
-Scripts under benchmarks/kernels need a CUDA device and are passed over without one.
+Scripts under benchmarks/kernels and those in ON_GPU need a CUDA device and are passed over without
+one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 
 HERE = Path(__file__).parent
 HELPERS = {"run.py", "harness.py"}
+ON_GPU = {"full_length_capture.py"}
 
 
 def scripts(word: str) -> list[Path]:
@@ -28,7 +30,8 @@ def main() -> None:
     failed = []
     for path in scripts(sys.argv[1] if len(sys.argv) > 1 else ""):
         name = path.relative_to(HERE).as_posix()
-        if path.parent.name == "kernels" and not torch.cuda.is_available():
+        needs_gpu = path.parent.name == "kernels" or path.name in ON_GPU
+        if needs_gpu and not torch.cuda.is_available():
             print(f"{name}: passed over, it needs a CUDA device", flush=True)
             continue
         print(f"== {name}", flush=True)

@@ -226,10 +226,10 @@ def _decoded(model: Any, prompt: Encoded, plan: Plan, taken: Capture, layers: li
         _room_for(taken.path, record)
         taken.save(prompt.info, record)
 
-    with torch.inference_mode():
+    with torch.inference_mode(), working_on(model.device):
         ids = capture_decoding(
             model, prompt.ids, plan.decode, keep, layers, plan.positions.rows, plan.values,
-            plan.witnesses,
+            plan.witnesses, engine_for(plan.backend, model.device),
         )  # fmt: skip
     with written(taken.generated(prompt.info)) as temporary:
         temporary.write_text(json.dumps(ids), encoding="utf-8")
