@@ -94,7 +94,7 @@ def _encode(prompt: Prompt, tokenizer: Any, limits: Limits) -> Encoded:
             start = encoded["offset_mapping"][len(ids) - predicted][0]
             spelled = len(str(prompt.text)[start:].encode())
     _check_ids(prompt.id, ids, limits)
-    info = SampleInfo(prompt.id, prompt.task, len(ids), prompt.answer, needles)
+    info = SampleInfo(prompt.id, prompt.task, len(ids), prompt.answer, needles, digest(ids))
     return Encoded(torch.tensor(ids, dtype=torch.int64), info, predicted, spelled)
 
 

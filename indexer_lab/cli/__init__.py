@@ -13,7 +13,7 @@ from indexer_lab import __version__
 from indexer_lab.errors import LabError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("demo", "The whole way on a shipped model: capture, validate, score, figures."),
+    "demo": ("demo", "The whole way on a shipped model: from capture to report."),
     "plan": ("plan", "What a capture will need, and which way it fits; reads no weights."),
     "capture": ("capture", "Run a model on prompts and keep its queries, keys and indexers."),
     "validate": ("validate", "Prove that a capture gives back the model's own attention."),
@@ -21,6 +21,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "quality": ("quality", "Run a model on what a selector picks, and see what that costs."),
     "relate": ("relate", "What fidelity says of quality: correlations, thresholds, predictors."),
     "figures": ("figures", "Draw the figures of a score table."),
+    "report": ("report", "One HTML file that says what runs found, readable offline."),
+    "check": ("check", "Hold scores to thresholds, or to a reference run; for CI."),
+    "import-selection": ("import_selection", "Store what a serving engine picked, for score."),
     "train": ("train", "Train reference models and Lightning Indexers."),
     "ls": ("ls", "List what is known: selectors, targets, measures, tasks, families, figures."),
 }

@@ -119,15 +119,9 @@ def config(command: Callable[..., Any]) -> Callable[..., Any]:
 def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
     if path is None:
         return
-    import yaml
+    from indexer_lab.store.files import read_yaml
 
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"no configuration at {path}: that file does not exist") from None
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read as YAML ({line})") from None
+    values = read_yaml(path, "configuration")
     if not isinstance(values, dict):
         raise InputError(f"{path} holds no options; expected lines like `budget: [256, 1024]`")
     known = {name: p for p in ctx.command.params for name in _spellings(p)}

@@ -14,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from indexer_lab.errors import InputError, OutOfRoom
+from indexer_lab.provenance import provenance
+
+ORIGIN = "origin.json"
+"""Beside each manifest: the command, commit, versions and machine that began the run. It is no part
+of the manifest, since a run may be resumed by another command."""
 
 SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
@@ -71,6 +76,19 @@ def read_json(path: Path, what: str) -> Any:
         ) from None
 
 
+def read_yaml(path: Path, what: str) -> Any:
+    """The parsed file. Raises InputError when it is absent or no YAML."""
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"no {what} at {path}: that file does not exist") from None
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        line = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read as YAML ({line})") from None
+
+
 def folder_name(identifier: str) -> str:
     """A folder name for a sample id: the id itself where that is safe, else a digest of it."""
     if SAFE_ID.fullmatch(identifier) and not identifier.startswith("sha-"):
@@ -91,7 +109,7 @@ def differing(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def claim(folder: Path, name: str, manifest: dict[str, Any], resume: bool, force: bool) -> None:
-    """Makes `folder` this run's: writes its manifest, or checks the one that stands.
+    """Makes `folder` this run's: writes its manifest and ORIGIN, or checks the one that stands.
 
     force empties the folder if it is one of ours; resume accepts a run with the same manifest and
     no other. Raises InputError when the folder holds another run or files of another origin.
@@ -116,6 +134,7 @@ def claim(folder: Path, name: str, manifest: dict[str, Any], resume: bool, force
     elif folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty and holds no run of ours; choose another --output")
     write_json(path, manifest)
+    write_json(folder / ORIGIN, provenance({}, manifest.get("seed")))
 
 
 def free_bytes(folder: Path) -> int:

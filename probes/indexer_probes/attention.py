@@ -136,7 +136,7 @@ def allowed(call: AttentionCall, rule: MaskRule, positions: Tensor, keys: slice)
         return call.kept[0, positions - call.first][:, keys]
     if call.indices is None:
         return rule.visible(positions - keys.start, keys.stop - keys.start)
-    selected = call.indices[:, positions - call.first].long()  # (set, position, k)
+    selected = _tokens(call, call.indices[:, positions - call.first].long())
     picked = chosen(selected, rule, positions, call.length)[..., keys]
     if len(picked) == 1:
         return picked[0]
@@ -149,6 +149,16 @@ def chosen(selected: Tensor, rule: MaskRule, positions: Tensor, length: int) -> 
     distance = positions[:, None] - selected
     hidden = (distance < 0) if rule.window is None else (distance < 0) | (distance >= rule.window)
     return _marked(selected.masked_fill(hidden | (selected < 0), length), length)
+
+
+def _tokens(call: AttentionCall, indices: Tensor) -> Tensor:
+    """int64 [set, position, token]: the tokens that indices [set, position, k] stand for."""
+    if call.width == 1:
+        return indices
+    inside = torch.arange(call.width, device=indices.device)
+    tokens = indices[..., None] * call.width + inside
+    unused = (indices < 0)[..., None] | (tokens >= call.length)  # the last block may be short
+    return tokens.masked_fill(unused, -1).flatten(-2)
 
 
 def spread(total: int, count: int, device: torch.device | None = None) -> Tensor:

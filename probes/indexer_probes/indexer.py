@@ -28,6 +28,7 @@ from indexer_probes.records import IndexerRecord, Layout
 MATMULS = {torch.matmul, Tensor.matmul, Tensor.__matmul__}
 TOPKS = {torch.topk, Tensor.topk}
 QUESTIONS = {"__get__", "size", "dim", "is_floating_point"}  # about a tensor, not its values
+DEVICE = Tensor.device.__get__
 PROOF_ROWS = 16
 TOLERANCE = 1e-3  # of a row's largest score; covers another summing order and TF32
 
@@ -189,11 +190,17 @@ class IndexerWatch(TorchFunctionMode):
         if scores.takes(func, args):
             return scores.note(func, args, kwargs)
         if func.__name__ in QUESTIONS:
-            return func(*args, **kwargs)
+            return self._told(scores, func, args, kwargs)
         raise self._refuse(
             f"between its two products it calls {func.__name__}, which is not known to work row "
             "by row"
         )
+
+    def _told(
+        self, scores: PostponedScores, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """A question about a stand-in, answered as the scores themselves would."""
+        return scores.queries.device if func == DEVICE else func(*args, **kwargs)
 
     def _weigh(self, weights: Tensor, scores: PostponedScores) -> Tensor:
         if self._weights is not None:
@@ -209,7 +216,7 @@ class IndexerWatch(TorchFunctionMode):
         if finished.takes(func, args, kwargs):
             return finished.note(func, args, kwargs)
         if func.__name__ in QUESTIONS:
-            return func(*args, **kwargs)
+            return self._told(finished.scores, func, args, kwargs)
         whole = finished.whole()  # an unknown step gets what it asks for
         return func(*[whole if arg is finished.stand_in else arg for arg in args], **kwargs)
 

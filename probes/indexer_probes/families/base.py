@@ -27,8 +27,9 @@ class AttentionCall:
     keys:      [1, kv_head, key, dim], after RoPE, those of a cache included.
     values:    [1, kv_head, key, value_dim]
     scale:     factor on q.k
-    indices:   int [set, query, k], the tokens of the native selection, negative where it has
-               fewer; None for a dense layer.
+    indices:   int [set, query, k], the native selection, negative where it has fewer; None for a
+               dense layer.
+    width:     neighbouring tokens that each index stands for.
     extra:     what else the model handed over, for its own eager function.
     sequence:  which sequence of the model's batch this is.
     kept:      bool [1, query, key], all that the model lets each query see where it folds its
@@ -46,6 +47,7 @@ class AttentionCall:
     sequence: int = 0
     kept: Tensor | None = None
     entries: int = 0
+    width: int = 1
 
     @property
     def length(self) -> int:
@@ -117,6 +119,11 @@ class Family:
         from indexer_probes.variants import SumWatch
 
         return SumWatch(layer)
+
+    def turns(self, indexer: nn.Module) -> Tensor | None:
+        """float32 [pair]: what one position turns each rotary pair of the indexer's vectors by,
+        radians; None where its pairs are not halves of its first dimensions."""
+        return None
 
     def layout(self, attention: Attention, indexer: nn.Module) -> Layout | None:
         """What the indexer's units mean; None where they are tokens."""
