@@ -17,7 +17,6 @@ from math import isnan
 import pandas as pd
 
 from indexer_lab.cli.figure_tables import decode_entropy
-from indexer_lab.cli.quality_step import quality_step
 from indexer_lab.quality.trial import DENSE
 from indexer_lab.statistics.correlation import correlate
 from indexer_lab.statistics.mean import mean
@@ -36,7 +35,7 @@ from study import (
     draw_table,
     run,
 )
-from study.quality import TEXT, budgets, kinds, paired, spelled
+from study.quality import TEXT, budgets, kinds, paired, run_sparse
 
 TASKS = ("multi_key", "multi_value", "variable_tracking", TEXT)
 SCRIPT = Script(
@@ -49,14 +48,16 @@ SCRIPT = Script(
     extra={"against": {"default": "needle-dense-sft", "help": "tuned with full attention"}},
 )
 RATIOS = (0.0, 0.005)  # one key, and the study's smallest ratio: where anything is lost at all
-TOKENS = 32
 ROLES = ("topk", "full")
 
 
 def study(asked: Asked) -> Answer:
-    keys = budgets(asked, RATIOS, TOKENS)
+    keys = budgets(asked, RATIOS)
     models = dict(zip(ROLES, (asked.model, str(asked.more["against"])), strict=True))
-    runs = {role: _run(asked, role, model, keys) for role, model in models.items()}
+    runs = {
+        role: run_sparse(replace(asked, model=model), role, keys, entropy="last:16")
+        for role, model in models.items()
+    }
     entropies = {role: _entropy(quality) for role, quality in runs.items()}
     rows = pd.concat(
         [joined(paired(runs[role].frame()), entropies[role], role) for role in ROLES],
@@ -73,17 +74,9 @@ def study(asked: Asked) -> Answer:
     return Answer(judge(rows, asked.seed), tables, tuple(figures))
 
 
-def _run(asked: Asked, role: str, model: str, keys: dict[float, int]) -> Quality:
-    return quality_step(
-        **replace(asked, model=model).reading(), output=asked.work / role, budgets=spelled(keys),
-        selectors=("exact",), baselines=False, modes=("decode",), tokens=TOKENS, batch=8,
-        entropy="last:16",
-    )  # fmt: skip
-
-
 def _entropy(quality: Quality) -> pd.DataFrame:
     found = quality.entropy()
-    assert found is not None  # _run asks for it
+    assert found is not None  # run_sparse was asked for it
     return found
 
 

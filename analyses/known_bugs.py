@@ -20,7 +20,9 @@ import pandas as pd
 from indexer_lab.cli.quality_step import quality_step
 from indexer_lab.cli.scoring_step import score_step
 from indexer_lab.cli.steps import capture_step
+from indexer_lab.errors import InputError
 from study import Answer, Asked, Finding, Number, Script, Size, Verdict, draw_table, run, say
+from study.models import has_indexer
 from study.paired import by_prompt, interval, losses, prompts_needed
 
 BUGS = ("rope", "relu", "weights", "zero", "layer", "scale", "overflow", "future", "self")
@@ -46,6 +48,8 @@ SCRIPT = Script(
 
 def study(asked: Asked) -> Answer:
     """Captures, scores and runs the bugs, and says who saw them."""
+    if not has_indexer(asked.model):
+        raise InputError(f"model {asked.model!r} has no native indexer that a bug could sit in")
     spelled = (SOUND, *(f"faulty:{bug}" for bug in BUGS))
     budget = int(asked.more["budget"])
     say("capture and score")

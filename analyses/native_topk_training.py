@@ -18,11 +18,9 @@ from typing import Any
 
 import pandas as pd
 
-from indexer_lab.cli.quality_step import quality_step
 from indexer_lab.statistics.mean import mean
-from indexer_lab.store.quality import Quality
 from study import Answer, Asked, Finding, Number, Script, Size, Verdict, draw_table, run
-from study.quality import TEXT, budgets, paired, percent, spelled
+from study.quality import TEXT, budgets, paired, percent, run_sparse
 
 TASKS = ("multi_key", "multi_value", "multi_query", "variable_tracking", TEXT)
 SCRIPT = Script(
@@ -36,35 +34,29 @@ SCRIPT = Script(
 ONE_KEY, TRAINED, ALL = 0.0, 0.01, 1.0
 RATIOS = (ONE_KEY, 0.005, TRAINED, 0.02, 0.05, ALL)
 NEGLIGIBLE = 0.01  # a gain whose whole interval is under this is none
-TOKENS = 32
 ANSWERS, BITS = "right answers gained", "bits per byte saved"
 PAIR = ["sample", "mode", "budget"]
 
 
 def study(asked: Asked) -> Answer:
-    keys = budgets(asked, RATIOS, TOKENS)
+    keys = budgets(asked, RATIOS)
     inputs: dict[str, Any] = {}
     frames = []
     for role, model in (("topk", asked.model), ("full", str(asked.more["against"]))):
         one = replace(asked, model=model)
-        runs = {"decode": _run(one, f"{role}-decode", keys, "decode")}
+        runs = {"decode": run_sparse(one, f"{role}-decode", keys)}
         if asked.prompts or TEXT in asked.tasks:
             text = one if asked.prompts else replace(one, tasks=(TEXT,))
             trained = {TRAINED: keys[TRAINED]}
-            runs["prefill+decode"] = _run(text, f"{role}-prefill", trained, "prefill+decode")
+            runs["prefill+decode"] = run_sparse(
+                text, f"{role}-prefill", trained, mode="prefill+decode"
+            )
         for mode, quality in runs.items():
             inputs[f"{role} {mode}"] = quality.manifest
             frames.append(paired(quality.frame(), mode).assign(mode=mode, role=role))
     gained = gains(pd.concat(frames, ignore_index=True), keys)
     drawn = draw_table(asked, "gain_by_ratio", points(gained), inputs)
     return Answer(judge(gained, asked.seed), {"by_ratio": by_ratio(gained)}, (drawn,))
-
-
-def _run(asked: Asked, folder: str, keys: dict[float, int], mode: str) -> Quality:
-    return quality_step(
-        **asked.reading(), output=asked.work / folder, budgets=spelled(keys), selectors=("exact",),
-        baselines=False, modes=(mode,), tokens=TOKENS, batch=8, entropy="none",
-    )  # fmt: skip
 
 
 def gains(rows: pd.DataFrame, keys: dict[float, int]) -> pd.DataFrame:

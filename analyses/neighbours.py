@@ -51,9 +51,9 @@ from study import (  # fmt: skip
     say,
 )
 from study.paired import by_prompt, interval, losses
+from study.quality import TEXT
 
 TASKS = ("multi_key", "variable_tracking", "multi_query")
-TEXT = "source_text"
 WINDOWS = (2, 4, 8)
 SPEC, PUBLISHED = "spec_attn", "spec_attn, as published"
 PARTS = {
@@ -153,6 +153,7 @@ def verdict(parts: dict[str, list[Number]], exposure: pd.DataFrame) -> Verdict:
         (
             "The draft is the model's own first layers, and in those the KL rests on the model's "
             "own attention; a draft of its own training would be another.",
+            "SpecAttn gives all heads one set of keys, Quest and RetroAttention each head its own.",
             "SPAttention claims what training with its bands gives, which is not tried here.",
             "Quest and RetroAttention keep no page of sinks or of the query for certain, as others "
             "do; at a few pages that decides.",
@@ -162,7 +163,7 @@ def verdict(parts: dict[str, list[Number]], exposure: pd.DataFrame) -> Verdict:
 
 def _part(name: str, found: Finding, numbers: list[Number]) -> str:
     values = ", ".join(f"{number.name.split(':')[0]} {number}" for number in numbers)
-    return f"{name}, {PARTS[name]}: {found.value} ({values} in its favour)."
+    return f"{name}, {PARTS[name]}: {found.value} (gains: {values})."
 
 
 def exposed(capture: Capture, load: int, page: int) -> pd.DataFrame:

@@ -42,7 +42,7 @@ from study import (
     run,
 )
 from study.models import has_indexer
-from study.quality import TEXT, kinds, paired
+from study.quality import TEXT, TOKENS, kinds, paired
 
 TASKS = ("multi_key", "multi_value", "variable_tracking", TEXT)
 SCRIPT = Script(
@@ -57,7 +57,6 @@ PRECISIONS = (0.25, 0.5, 0.75, 0.875)
 FILLS, KEEPS = ("next", "random"), ("best", "uniform")
 SHARE = 0.95  # of full attention's quality: under it, quality is broken
 TARGET = "per_head"
-TOKENS = 32
 SWAP_SAMPLES = 3  # of a task; a layer's price differs far more than a prompt's
 SETTINGS = r"dial:precision=(?P<precision>[\d.]+),fill=(?P<fill>\w+),keep=(?P<keep>\w+)"
 

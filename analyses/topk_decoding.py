@@ -17,8 +17,6 @@ from dataclasses import replace
 import pandas as pd
 
 from indexer_figures import Choice
-from indexer_lab.cli.quality_step import quality_step
-from indexer_lab.store.quality import Quality
 from indexer_lab.tasks import TASKS
 from study import (
     Answer,
@@ -41,8 +39,8 @@ from study.quality import (
     mean_loss,
     paired,
     percent,
+    run_sparse,
     sparse_rows,
-    spelled,
 )
 
 EVERY_TASK = (*TASKS, TEXT)
@@ -58,17 +56,17 @@ ONE_KEY, ALL = 0.0, 1.0  # all keys are full attention: a check, not a finding
 RATIOS = (ONE_KEY, 0.005, 0.01, 0.02, 0.05, 0.2, ALL)
 SMALL = 0.01
 MARGIN = 0.05  # a loss of so many answers, or so many bits per byte more, still counts as good
-TOKENS = 32
 LOST = {ANSWERS: "right answers lost", "text": "bits per byte more"}
 FLOOR_RATIOS = (0.01, 0.2)
 FLOOR_SAMPLES = 3  # how bad random and sink+recent are shows on few prompts
 
 
 def study(asked: Asked) -> Answer:
-    keys = budgets(asked, RATIOS, TOKENS)
+    keys = budgets(asked, RATIOS)
     few = replace(asked, samples=min(asked.samples, FLOOR_SAMPLES))
-    exact = decoded(asked, "exact", keys, ("exact",))
-    floors = decoded(few, "floors", {r: keys[r] for r in FLOOR_RATIOS}, ("random", "sink_recent"))
+    exact = run_sparse(asked, "exact", keys)
+    shown = {ratio: keys[ratio] for ratio in FLOOR_RATIOS}
+    floors = run_sparse(few, "floors", shown, selectors=("random", "sink_recent"))
     frame = pd.concat([exact.frame(), sparse_rows(floors.frame())], ignore_index=True)
     drawn = draw_table(
         asked, "quality_by_budget_ratio", frame, {"exact": exact.manifest,
@@ -77,16 +75,6 @@ def study(asked: Asked) -> Answer:
     rows = paired(exact.frame())
     table = pd.concat([by_ratio(rows), by_ratio(paired(floors.frame()))], ignore_index=True)
     return Answer(judge(rows, keys, asked.seed), {"by_ratio": table}, (drawn,))
-
-
-def decoded(
-    asked: Asked, folder: str, keys: dict[float, int], selectors: tuple[str, ...]
-) -> Quality:
-    """Quality rows of these selectors alone."""
-    return quality_step(
-        **asked.reading(), output=asked.work / folder, budgets=spelled(keys), selectors=selectors,
-        baselines=False, modes=("decode",), tokens=TOKENS, batch=8, entropy="none",
-    )  # fmt: skip
 
 
 def judge(exact: pd.DataFrame, keys: dict[float, int], seed: int = 0) -> Verdict:

@@ -26,11 +26,14 @@ class Kept:
 
 
 def part_bytes(config: Any, kept: Kept, length: int, rows: int) -> int:
-    """Bytes of one sample's part of one layer.
+    """Bytes of one sample's part of one layer, the largest where a model's layers differ.
 
     config: a transformers configuration. length: tokens; rows: query rows that are kept.
     """
-    text = config.get_text_config()
+    return max(_layer_bytes(layer, kept, length, rows) for layer in _layers(config))
+
+
+def _layer_bytes(text: Any, kept: Kept, length: int, rows: int) -> int:
     heads = text.num_attention_heads
     latent = getattr(text, "kv_lora_rank", None)
     if latent:
@@ -52,7 +55,10 @@ def part_bytes(config: Any, kept: Kept, length: int, rows: int) -> int:
 
 def shared_bytes(config: Any, kept: Kept) -> int:
     """Bytes of what all samples share of one layer: the up-projections of latent keys."""
-    text = config.get_text_config()
+    return max(_shared_bytes(layer, kept) for layer in _layers(config))
+
+
+def _shared_bytes(text: Any, kept: Kept) -> int:
     latent = getattr(text, "kv_lora_rank", None)
     if not latent:
         return 0
@@ -65,6 +71,12 @@ def state_bytes(config: Any, itemsize: int, length: int) -> int:
     text = config.get_text_config()
     streams = getattr(text, "hc_mult", None) or 1  # residual streams side by side
     return int(HEADER + itemsize * length * text.hidden_size * streams)
+
+
+def _layers(config: Any) -> list[Any]:
+    """The text configuration, or one a layer where some of its values differ by layer."""
+    text = config.get_text_config()
+    return list(getattr(text, "per_layer_config", None) or [text])
 
 
 def _indexer_bytes(text: Any, itemsize: int, length: int, rows: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from indexer_lab.backend import Backend, use_kernels
+from indexer_lab.backend import Backend, use_kernels, working_on
 from indexer_probes.engine import Engine
 from indexer_probes.records import LatentKeys
 
@@ -30,16 +30,17 @@ class KernelEngine:
         """See `indexer_probes.engine.Engine`."""
         from indexer_kernels.lightning_topk import lightning_topk
 
-        return lightning_topk(
-            queries,
-            keys,
-            weights,
-            k,
-            scale=scale,
-            activation=activation,
-            positions=positions,
-            backend=self._backend,
-        )
+        with working_on(queries.device):
+            return lightning_topk(
+                queries,
+                keys,
+                weights,
+                k,
+                scale=scale,
+                activation=activation,
+                positions=positions,
+                backend=self._backend,
+            )
 
     def sparse_attention(
         self, queries: Tensor, keys: LatentKeys, support: Tensor, scale: float
@@ -50,15 +51,16 @@ class KernelEngine:
 
         nope = keys.up_keys.shape[1]
         absorbed = torch.matmul(queries[..., :nope], keys.up_keys)  # (head, query, rank)
-        mixed, _ = sparse_latent_attention(
-            absorbed,
-            queries[..., nope:],
-            keys.latent,
-            keys.rope,
-            support[None],
-            scale=scale,
-            backend=self._backend,
-        )
+        with working_on(queries.device):
+            mixed, _ = sparse_latent_attention(
+                absorbed,
+                queries[..., nope:],
+                keys.latent,
+                keys.rope,
+                support[None],
+                scale=scale,
+                backend=self._backend,
+            )
         if keys.up_values is None:
             raise ValueError("attention needs the values' up-projection")
         return torch.matmul(mixed.to(queries.dtype), keys.up_values.mT).transpose(0, 1)

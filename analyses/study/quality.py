@@ -5,18 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from indexer_lab.cli.quality_step import quality_step
 from indexer_lab.cli.steps import lengths_step
 from indexer_lab.errors import InputError
 from indexer_lab.quality.trial import ALL_LAYERS, DENSE
 from indexer_lab.statistics.bootstrap import Interval
 from indexer_lab.statistics.mean import mean
+from indexer_lab.store.quality import Quality
 from study.arguments import Asked
 
 TEXT = "source_text"
 ANSWERS = "answers"
+TOKENS = 32  # most that an answer is given; a text brings its own
 
 
-def budgets(asked: Asked, ratios: tuple[float, ...], tokens: int) -> dict[float, int]:
+def budgets(asked: Asked, ratios: tuple[float, ...], tokens: int = TOKENS) -> dict[float, int]:
     """Keys of a query for each share of the longest prompt's keys; 1.0 is all that is ever seen.
 
     tokens: most that are generated after the prompt.
@@ -35,6 +38,29 @@ def budgets(asked: Asked, ratios: tuple[float, ...], tokens: int) -> dict[float,
 def spelled(keys: dict[float, int]) -> str:
     """The budgets as `--budget` takes them."""
     return ",".join(str(value) for value in sorted(set(keys.values())))
+
+
+def run_sparse(
+    asked: Asked,
+    folder: str,
+    keys: dict[float, int],
+    *,
+    mode: str = "decode",
+    selectors: tuple[str, ...] = ("exact",),
+    entropy: str = "none",
+) -> Quality:
+    """Quality rows of full attention and of these selectors alone, at these budgets."""
+    return quality_step(
+        **asked.reading(),
+        output=asked.work / folder,
+        budgets=spelled(keys),
+        selectors=selectors,
+        baselines=False,
+        modes=(mode,),
+        tokens=TOKENS,
+        batch=8,
+        entropy=entropy,
+    )
 
 
 def paired(quality: pd.DataFrame, mode: str = "decode") -> pd.DataFrame:

@@ -12,9 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from indexer_figures.drawing import drawing
 from indexer_figures.errors import FigureError
 from indexer_figures.intervals import mean_intervals
-from indexer_figures.lettering import Ruler
 from indexer_figures.outcome import need, samples_note
-from indexer_figures.page import NARROW, WIDE, blank, finish, grid
+from indexer_figures.page import NARROW, WIDE, blank, finish, grid, titled
 from indexer_figures.points import draw_points, entries
 from indexer_figures.scope import DEFAULT, Choice
 from indexer_figures.styles import Look, selector_looks
@@ -61,16 +60,11 @@ class Panels:
         rows = -(-len(panels) // columns)
         width = NARROW if columns == 1 else WIDE
         figure, axes = blank(width, 2.2 if rows == 1 else 1.9 * rows, rows, columns)
-        ruler, names = Ruler(figure, 7), set[str]()
-        for number, ax in enumerate(axes.flat):
-            if number >= len(panels):
-                ax.set_visible(False)
-                continue
+        names = set[str]()
+        for number, ax in enumerate(titled(figure, axes, panels, width / columns - 0.5)):
             own = table[table["panel"] == panels[number]]
             names |= set(draw_points(ax, own, looks, "x"))
             self._axes(ax, own, width / columns - 0.75)
-            title = "\n".join(ruler.wrap(panels[number], width / columns - 0.5, 2))
-            ax.set_title(title, loc="left", pad=3, parse_math=False)
         notes = [samples_note(table, "Mean over samples")]
         if self.zero:
             notes.append(f"Above 0: {self.zero[0]}; below: {self.zero[1]}.")

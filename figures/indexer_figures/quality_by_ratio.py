@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from indexer_figures.drawing import drawing
 from indexer_figures.errors import FigureError
 from indexer_figures.intervals import mean_intervals
-from indexer_figures.lettering import Ruler
 from indexer_figures.outcome import (
     ALL_LAYERS,
     COLUMNS,
@@ -19,7 +18,7 @@ from indexer_figures.outcome import (
     outcome_rows,
     samples_note,
 )
-from indexer_figures.page import NARROW, WIDE, blank, finish, grid
+from indexer_figures.page import NARROW, WIDE, blank, finish, grid, titled
 from indexer_figures.points import dense_line, draw_points, entries, share_axis
 from indexer_figures.reading import leader
 from indexer_figures.scope import DEFAULT, Choice
@@ -61,19 +60,14 @@ class QualityByRatio:
         rows = -(-len(tasks) // columns)
         width = NARROW if columns == 1 else WIDE
         figure, axes = blank(width, 2.1 if rows == 1 else 1.7 * rows, rows, columns, sharey=True)
-        ruler, names = Ruler(figure, 7), list[str]()
-        for number, ax in enumerate(axes.flat):
-            if number >= len(tasks):
-                ax.set_visible(False)
-                continue
+        names = list[str]()
+        for number, ax in enumerate(titled(figure, axes, tasks, width / columns - 0.5)):
             own = table[table["task"] == tasks[number]]
             dense_line(ax, own["dense"].iloc[0])
             names += [n for n in draw_points(ax, own, looks, "ratio") if n not in names]
             ratio_axis(ax, own["ratio"], width / columns - 0.7)
             share_axis(ax)
             grid(ax)
-            title = "\n".join(ruler.wrap(tasks[number], width / columns - 0.5, 2))
-            ax.set_title(title, loc="left", pad=3, parse_math=False)
             ax.set_xlabel("budget over tokens of the prompt")
             if number % columns == 0:
                 ax.set_ylabel(_split(f"{table['outcome'].iloc[0]} (share)"))

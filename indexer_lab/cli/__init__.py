@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -68,7 +69,8 @@ class Commands(click.Group):
             if spoken is None:
                 raise
             text, code = spoken
-            click.echo(f"error: {text}", err=True)
+            if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one tells it
+                click.echo(f"error: {text}", err=True)
             sys.exit(code)
         except KeyboardInterrupt:
             click.echo("stopped; the same command with --resume goes on from here", err=True)

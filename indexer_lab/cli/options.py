@@ -73,6 +73,26 @@ def loading(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def spreading(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How a model gets in that is larger than one device."""
+    return _all(
+        click.option(
+            "--stream-layers",
+            is_flag=True,
+            help="Read the checkpoint layer by layer, FP8 blocks too; one layer is in memory.",
+        ),
+        click.option(
+            "--device-map",
+            help="Layers on several devices: auto, balanced, sequential, or JSON; not --device.",
+        ),
+        click.option(
+            "--tensor-parallel",
+            is_flag=True,
+            help="Heads and experts over the processes that torchrun started.",
+        ),
+    )(command)
+
+
 def backend(command: Callable[..., Any]) -> Callable[..., Any]:
     """--backend: who computes."""
     return click.option(

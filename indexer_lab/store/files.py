@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from indexer_lab.errors import InputError, OutOfRoom
 from indexer_lab.provenance import provenance
 
@@ -20,6 +22,7 @@ ORIGIN = "origin.json"
 """Beside each manifest: the command, commit, versions and machine that began the run. It is no part
 of the manifest, since a run may be resumed by another command."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
@@ -48,13 +51,21 @@ def told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutOfRoom(
-                f"the disk is full: {path} could not be written; free some room and run the same "
-                "command with --resume, what is complete is kept"
-            ) from error
+        if error.errno in FULL:
+            raise _full(path) from error
         reason = error.strerror or str(error)
         raise InputError(f"cannot write {path}: {reason}; choose another --output") from error
+    except SafetensorError as error:  # it hands the system's error on as words alone
+        if any(f"(os error {number})" in str(error) for number in FULL):
+            raise _full(path) from error
+        raise
+
+
+def _full(path: Path) -> OutOfRoom:
+    return OutOfRoom(
+        f"the disk is full: {path} could not be written; free some room and run the same command "
+        "with --resume, what is complete is kept"
+    )
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -143,3 +154,8 @@ def free_bytes(folder: Path) -> int:
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder; 0 when it is not there."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

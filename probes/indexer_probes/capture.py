@@ -18,6 +18,7 @@ from indexer_probes.engine import Engine
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall, Family
 from indexer_probes.families.base import own
+from indexer_probes.gathering import Gathering, gathering_of
 from indexer_probes.indexer import Chosen
 from indexer_probes.parts import Parts
 from indexer_probes.records import LatentKeys, LayerRecord
@@ -51,6 +52,7 @@ class Probe:
         rows: Rows,
         values: bool,
         witnesses: int,
+        gathering: Gathering | None = None,
         engine: Engine | None = None,
     ):
         self.layers = layers
@@ -61,6 +63,7 @@ class Probe:
         self._rows = rows
         self._values = values
         self._witnesses = witnesses
+        self._gathering = gathering
         self._asked: tuple[int, Tensor] | None = None
 
     def take(
@@ -71,7 +74,15 @@ class Probe:
         if len(positions):
             with torch.no_grad():
                 record = self._record(call, layer, heard, operands, positions)
-            self._on_record(record)
+            self._hand_on(record)
+
+    def _hand_on(self, record: LayerRecord) -> None:
+        """Hands on the record of all heads, in the one process that has them."""
+        with torch.no_grad():
+            whole = record if self._gathering is None else self._gathering.whole(record)
+        if whole is not None:
+            _refuse_nan(whole)
+            self._on_record(whole)
             self.records += 1
 
     def collected(self, call: AttentionCall, layer: int, keys: LatentKeys, parts: Parts) -> None:
@@ -97,9 +108,7 @@ class Probe:
                 indexer=indexer_of(self._family, call, parts.indexed(), rows, positions, layer),
             )
             record = replace(record, witness=latent_witness(call, record, self._witnesses))
-            _refuse_nan(record)
-        self._on_record(record)
-        self.records += 1
+        self._hand_on(record)
 
     def _record(
         self,
@@ -110,7 +119,7 @@ class Probe:
         positions: Tensor,
     ) -> LayerRecord:
         rows, rule = positions - call.first, self._family.mask(call.attention)
-        record = LayerRecord(
+        return LayerRecord(
             layer=layer,
             queries=call.queries[0].detach()[:, rows],
             keys=self._family.keys(call, heard, self._values),
@@ -121,8 +130,6 @@ class Probe:
             witness=witness(call, rule, positions, self._witnesses),
             entries=self._family.entries(call, self._values),
         )
-        _refuse_nan(record)
-        return record
 
     def _positions(self, call: AttentionCall) -> Tensor:
         """int64 [query]: the kept positions among this call's queries, on the model's device."""
@@ -159,6 +166,7 @@ def capture(
     witnesses: rows, spread over the kept ones, for which the model's own eager weights are kept.
     engine:    computes an indexer's topk and the attention over it in the model's place, where the
                family lets its layers run in chunks; None leaves both to the model's own calls.
+    Of a model under tensor parallelism process 0 alone hands on records, those of all heads.
     Behind a DynamicCache each forward gives records of its own queries against all keys so far.
     On leaving, however it comes about, the model is as it was; captures may nest.
     Raises ProbeError for a model, an input or a setting that cannot be captured.
@@ -167,7 +175,8 @@ def capture(
         raise ProbeError("the model is in training mode; call model.eval() before capturing")
     session = session_of(model)
     wanted = wanted_layers(layers, session)
-    probe = Probe(on_record, session.family, wanted, rows, values, witnesses, engine)
+    gathering = gathering_of(model)
+    probe = Probe(on_record, session.family, wanted, rows, values, witnesses, gathering, engine)
     session.join(probe)
     try:
         yield probe

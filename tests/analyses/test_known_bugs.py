@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pandas as pd
+import pytest
 from known_bugs import SOUND, finding, signatures, verdict
 
 from study import Finding
@@ -34,13 +35,17 @@ def tables(prompts=PROMPTS):
     return pd.DataFrame(scores), pd.DataFrame(quality)
 
 
+@pytest.fixture(scope="module")
+def table():
+    return signatures(*tables(), seed=0)
+
+
 def seen(table, bug):
     rows = table[table["selector"] == bug]
     return set(rows.loc[rows["seen"], "measure"])
 
 
-def test_measures_see_what_changes():
-    table = signatures(*tables(), seed=0)
+def test_measures_see_what_changes(table):
     assert len(table) == len(BUGS) * 5
     assert seen(table, "faulty:rope") == {"recall", "mass", "output_error", "kl"}
     assert seen(table, "faulty:zero") == {"recall", "mass", "output_error", "kl", "score"}
@@ -50,8 +55,7 @@ def test_measures_see_what_changes():
     assert rope["faulty:zero", "score"] == 1.0
 
 
-def test_the_first_to_see_needs_the_fewest_prompts():
-    table = signatures(*tables(), seed=0)
+def test_the_first_to_see_needs_the_fewest_prompts(table):
     rows = table[table["selector"] == "faulty:zero"]
     first = rows[rows["first"]]
     assert len(first) >= 1
@@ -59,8 +63,7 @@ def test_the_first_to_see_needs_the_fewest_prompts():
     assert not table.loc[table["selector"] == "faulty:weights", "first"].any()
 
 
-def test_a_score_that_misses_a_bug_supports_the_claim():
-    table = signatures(*tables(), seed=0)
+def test_a_score_that_misses_a_bug_supports_the_claim(table):
     found = verdict(table)
     assert found.finding is Finding.SUPPORTED
     assert "misses rope" in found.sentence
@@ -71,8 +74,7 @@ def test_a_score_that_misses_a_bug_supports_the_claim():
     assert "score lost to rope" in names
 
 
-def test_a_score_that_sees_all_refutes_it():
-    table = signatures(*tables(), seed=0)
+def test_a_score_that_sees_all_refutes_it(table):
     table = table[table["selector"] == "faulty:zero"]
     assert verdict(table).finding is Finding.NOT_SUPPORTED
     assert "it misses none" in verdict(table).sentence

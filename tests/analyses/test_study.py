@@ -10,6 +10,8 @@ from indexer_lab.errors import InputError
 from indexer_lab.statistics.bootstrap import Interval
 from study import Answer, Finding, Number, Script, Size, Verdict, all_of, at_least, at_most
 from study.arguments import ask
+from study.models import has_indexer
+from study.quality import budgets, spelled
 from study.record import plain
 from study.running import publish, run, words
 
@@ -117,3 +119,24 @@ def test_words_show_every_number():
     verdict = Verdict(Finding.SUPPORTED, "It does.", (number(0.25, 0.75),))
     assert "0.50 [0.25, 0.75]" in words(SCRIPT, verdict)
     assert "12 prompts" in words(SCRIPT, verdict)
+
+
+def test_budgets_are_shares_of_the_longest_prompt(tmp_path):
+    lines = [{"id": f"p{n}", "input_ids": [1] * n} for n in (40, 100)]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    asked = ask(SCRIPT, None, ["--prompts", str(path)])
+    keys = budgets(asked, (0.0, 0.001, 0.25, 1.0), tokens=8)
+    assert keys == {0.0: 1, 0.001: 1, 0.25: 25, 1.0: 108}
+    assert spelled(keys) == "1,25,108"
+
+
+def test_built_in_prompts_leave_room_for_the_answer():
+    asked = ask(SCRIPT, None, ["--task", "single_needle", "--samples", "1", "--length", "300"])
+    keys = budgets(asked, (1.0,), tokens=8)
+    assert 250 < keys[1.0] <= 308
+
+
+def test_an_indexer_is_known_before_the_model_is_loaded():
+    assert has_indexer("needle-dsa")
+    assert not has_indexer("needle-dense")

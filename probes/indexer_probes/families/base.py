@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from indexer_probes.errors import ProbeError
 from indexer_probes.records import Entries, LatentKeys, Layout, MaskRule, PlainKeys
 
 if TYPE_CHECKING:
@@ -167,3 +168,21 @@ class Family:
 def own(tensor: Tensor) -> Tensor:
     """A detached, contiguous copy that holds no activation alive."""
     return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """A linear layer's weight where the layer computes, also while accelerate keeps it elsewhere;
+    under tensor parallelism this process's part of it."""
+    weight: Any = module.weight
+    if weight.is_meta:
+        hook: Any = getattr(module, "_hf_hook", None)
+        kept = getattr(hook, "weights_map", None)
+        if kept is None:
+            raise ProbeError("a projection's weight is on the meta device and nobody keeps it")
+        return kept["weight"].to(hook.execution_device)
+    return local(weight)
+
+
+def local(tensor: Any) -> Tensor:
+    """This process's part of a tensor that tensor parallelism spreads; any other as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
