@@ -19,13 +19,7 @@ UNTOLD_GIB = 80.0
 @click.option("--revision", help="Branch, tag or commit on the hub.")
 @click.option("--context", type=int, help="Tokens of a prompt; the model's limit when left out.")
 @click.option("--prompts", type=int, default=1, show_default=True, help="How many prompts.")
-@click.option("--layers", help="Like 0,3,10-20; all when left out.")
-@click.option(
-    "--positions",
-    default="last:256",
-    show_default=True,
-    help="Query rows to keep: last:N, every:N, random:N or all.",
-)
+@options.positions
 @click.option("--values", is_flag=True, help="Keep values too.")
 @click.option("--witnesses", type=int, default=4, show_default=True, help="Rows kept as proof.")
 @click.option("--gpus", type=int, default=1, show_default=True, help="GPUs of the machine.")

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from indexer_lab.errors import InputError
+
+COUNTED = ("deepseek_v32", "gpt_oss", "llama", "mistral", "qwen2", "qwen3")
+"""Model types whose weights are counted to the number; tests hold each against a model."""
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -21,8 +26,16 @@ class Weights:
 
 
 def weights_of(config: Any) -> Weights:
-    """The weights of a model with this transformers configuration."""
+    """The weights of a model with this transformers configuration.
+
+    Raises InputError for a model type that is not COUNTED: a guess would look like a count.
+    """
     text = config.get_text_config()
+    if text.model_type not in COUNTED:
+        raise InputError(
+            f"no plan for model type {text.model_type!r}: how many weights it has is known for "
+            f"{', '.join(COUNTED)} alone; capture works without a plan"
+        )
     hidden, vocabulary = text.hidden_size, text.vocab_size
     shared = attention_weights(text) + indexer_weights(text) + 2 * hidden
     held, met = [], []

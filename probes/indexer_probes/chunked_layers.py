@@ -15,6 +15,7 @@ from indexer_probes.chunks import ENGINE_ROWS, ROWS, ChunkCache, Growing
 from indexer_probes.errors import ProbeError
 from indexer_probes.families.base import Attention
 from indexer_probes.records import MaskRule
+from indexer_probes.standing_in import standing_in
 
 if TYPE_CHECKING:
     from indexer_probes.session import Session
@@ -30,10 +31,10 @@ def layers_in_chunks(session: Session) -> Iterator[None]:
     call whether its input goes through it in chunks."""
     with ExitStack() as undo:
         for layer, attention in _decoder_layers(session):
-            undo.enter_context(_instead(layer, _chunked(session, attention, layer)))
+            undo.enter_context(standing_in(layer, _chunked(session, attention, layer)))
         norm = getattr(getattr(session.model, "base_model", session.model), "norm", None)
         if isinstance(norm, nn.Module):
-            undo.enter_context(_instead(norm, _row_by_row(norm.forward)))
+            undo.enter_context(standing_in(norm, _row_by_row(norm.forward)))
         yield
 
 
@@ -145,17 +146,3 @@ def _causal(queries: int, first: int, device: torch.device) -> Tensor:
 def _wants_gradients(hidden: Tensor, attention: nn.Module) -> bool:
     wanting = hidden.requires_grad or any(each.requires_grad for each in attention.parameters())
     return torch.is_grad_enabled() and wanting
-
-
-@contextmanager
-def _instead(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """The module's forward is this one inside the body, and what it was after it."""
-    before = vars(module).get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 from click.testing import CliRunner
-from transformers import DeepseekV32Config
+from transformers import AutoConfig, DeepseekV32Config
 
 from indexer_lab import capturing
 from indexer_lab.capturing import Encoded, Plan
@@ -15,7 +15,7 @@ from indexer_lab.errors import InputError
 from indexer_lab.planning import memory, rates
 from indexer_lab.planning.memory import Load, peak_bytes
 from indexer_lab.planning.plan import Asked, plan
-from indexer_lab.planning.weights import weights_of
+from indexer_lab.planning.weights import COUNTED, weights_of
 from indexer_lab.planning.work import flops
 from indexer_lab.positions import parse
 from indexer_lab.reference import resolve
@@ -42,6 +42,15 @@ def test_weights_are_counted_to_the_number(case):
     held = [sum(p.numel() for p in layer.parameters()) for layer in model.model.layers]
     assert list(told.layers) == held
     assert told.total == sum(p.numel() for p in model.parameters())
+
+
+def test_a_family_whose_weights_are_not_counted_is_refused():
+    with pytest.raises(InputError, match="no plan for model type 'glm_moe_dsa'"):
+        weights_of(AutoConfig.for_model("glm_moe_dsa"))
+
+
+def test_every_counted_family_is_tested():
+    assert {build_model(case).config.model_type for case in CASES} == set(COUNTED)
 
 
 def test_the_weights_of_deepseek_v32():
