@@ -4,7 +4,8 @@
     python benchmarks/run.py kernels          those whose path contains the word
     python benchmarks/run.py kernels --variants    other designs and cuts of the kernels as well
 
-Scripts under benchmarks/kernels need a CUDA device and are passed over without one.
+Scripts under benchmarks/kernels and those in ON_GPU need a CUDA device and are passed over without
+one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 
 HERE = Path(__file__).parent
 HELPERS = {"run.py", "harness.py", "synthetic.py"}
+ON_GPU = {"full_length_capture.py"}
 
 
 def scripts(word: str) -> list[Path]:
@@ -31,7 +33,8 @@ def main() -> None:
     words = [word for word in sys.argv[1:] if not word.startswith("--")]
     for path in scripts(words[0] if words else ""):
         name = path.relative_to(HERE).as_posix()
-        if path.parent.name == "kernels" and not torch.cuda.is_available():
+        needs_gpu = path.parent.name == "kernels" or path.name in ON_GPU
+        if needs_gpu and not torch.cuda.is_available():
             print(f"{name}: passed over, it needs a CUDA device", flush=True)
             continue
         print(f"== {name}", flush=True)

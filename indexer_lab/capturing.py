@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from indexer_lab import __version__
+from indexer_lab.backend import Backend
 from indexer_lab.capture_size import Kept, part_bytes, shared_bytes
+from indexer_lab.engine import engine_for
 from indexer_lab.errors import InputError, OutOfRoom
 from indexer_lab.positions import Positions, parse_layers
 from indexer_lab.prompts import Prompt
@@ -44,8 +46,8 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one capture run keeps. positions_rule is the rule as spelled; decode: generated tokens
-    whose queries are kept too."""
+    """What one capture run keeps, and who computes a native selection. positions_rule is the rule
+    as spelled; decode: generated tokens whose queries are kept too."""
 
     layers: list[int]
     positions: Positions
@@ -53,6 +55,7 @@ class Plan:
     values: bool
     witnesses: int
     decode: int = 0
+    backend: Backend = "auto"
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,14 @@ def _tokens(span: tuple[int, int], offsets: list[tuple[int, int]]) -> list[int]:
 def manifest(
     model: Any, name: str, revision: str | None, encoded: list[Encoded], plan: Plan, seed: int
 ) -> dict[str, Any]:
-    """What identifies a capture run; two runs with equal manifests give equal captures."""
+    """What identifies a capture run; two runs with equal manifests give equal captures.
+
+    The backend is named where it is not torch. Raises InputError for one that cannot run.
+    """
     import transformers
 
     config = model.config.to_dict()
+    kernels = engine_for(plan.backend, input_device(model)) is not None
     config.pop("distributed_config", None)  # how it was spread; `tensor_parallel` says how far
     parts = getattr(model, "_tp_size", None) or 1
     return {
@@ -145,6 +152,7 @@ def manifest(
         "seed": seed,
         "prompts_digest": digest([[p.info.id, p.ids.tolist()] for p in encoded]),
         "samples": len(encoded),
+        **({"backend": "triton"} if kernels else {}),
         **({"tensor_parallel": parts} if parts > 1 else {}),  # sums in another order
         **({"decode": plan.decode} if plan.decode else {}),
     }
@@ -240,6 +248,7 @@ def listening(
         rows=plan.positions.rows,
         values=plan.values,
         witnesses=plan.witnesses,
+        engine=engine_for(plan.backend, input_device(model)),
     )
 
 
@@ -272,7 +281,7 @@ def _decoded(model: Any, prompt: Encoded, plan: Plan, taken: Capture, layers: li
     with torch.inference_mode():
         ids = capture_decoding(
             model, prompt.ids, plan.decode, keeping(taken, prompt), layers, plan.positions.rows,
-            plan.values, plan.witnesses,
+            plan.values, plan.witnesses, engine_for(plan.backend, input_device(model)),
         )  # fmt: skip
     with written(taken.generated(prompt.info)) as temporary:
         temporary.write_text(json.dumps(ids), encoding="utf-8")

@@ -15,6 +15,7 @@ from indexer_lab.errors import LabError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "The whole way on a shipped model: from capture to report."),
+    "plan": ("plan", "What a capture will need, and which way it fits; reads no weights."),
     "capture": ("capture", "Run a model on prompts and keep its queries, keys and indexers."),
     "validate": ("validate", "Prove that a capture gives back the model's own attention."),
     "score": ("score", "Hold selectors against the exact top-k of a capture."),

@@ -12,17 +12,12 @@ from indexer_lab.cli import options
 
 @click.command("capture", short_help="Run a model on prompts and keep its queries and keys.")
 @options.reading(samples=2)
-@click.option("--layers", help="Like 0,3,10-20; all when left out.")
-@click.option(
-    "--positions",
-    default="last:256",
-    show_default=True,
-    help="Query rows to keep: last:N, every:N, random:N or all.",
-)
+@options.positions
 @click.option("--values", is_flag=True, help="Keep values too; output errors need them.")
 @click.option(
     "--witnesses", type=int, default=4, show_default=True, help="Rows kept as proof for validate."
 )
+@options.backend
 @click.option(
     "--decode",
     type=click.IntRange(0),

@@ -93,6 +93,30 @@ def spreading(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def positions(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--layers and --positions: what a capture keeps."""
+    return _all(
+        click.option("--layers", help="Like 0,3,10-20; all when left out."),
+        click.option(
+            "--positions",
+            default="last:256",
+            show_default=True,
+            help="Query rows to keep: last:N, every:N, random:N or all.",
+        ),
+    )(command)
+
+
+def backend(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--backend: who computes."""
+    return click.option(
+        "--backend",
+        type=click.Choice(["auto", "triton", "torch"]),
+        default="auto",
+        show_default=True,
+        help="auto: Triton kernels on a GPU, torch on a CPU.",
+    )(command)
+
+
 def output(what: str) -> Decorator:
     return click.option(
         "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"Folder for {what}."

@@ -39,13 +39,7 @@ from indexer_lab.cli import options
 @click.option(
     "--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:N, auto."
 )
-@click.option(
-    "--backend",
-    type=click.Choice(["auto", "triton", "torch"]),
-    default="auto",
-    show_default=True,
-    help="auto: Triton kernels on a GPU, torch on a CPU.",
-)
+@options.backend
 @options.config
 @options.output("the scores")
 @options.rerun

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from indexer_lab import capturing
+from indexer_lab.backend import Backend
 from indexer_lab.cli.spread import WHOLE, Spread
 from indexer_lab.errors import InputError, unknown_name
 from indexer_lab.positions import parse
@@ -34,6 +35,7 @@ def capture_step(
     values: bool = False,
     witnesses: int = 4,
     decode: int = 0,
+    backend: Backend = "auto",
     device: str = "cpu",
     dtype: str = "auto",
     trust_remote_code: bool = False,
@@ -54,7 +56,7 @@ def capture_step(
         trust_remote_code, seed, spread=spread,
     )  # fmt: skip
     encoded = loaded.encoded
-    plan = capturing.Plan(loaded.layers, rule, positions, values, witnesses, decode)
+    plan = capturing.Plan(loaded.layers, rule, positions, values, witnesses, decode, backend)
     facts = capturing.manifest(loaded.model, model, revision, encoded, plan, seed)
     if stream_layers:
         from indexer_lab.cli.streamed_step import streamed_step

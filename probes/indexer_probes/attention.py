@@ -19,7 +19,9 @@ from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall
 from indexer_probes.families.base import Attention, own
 from indexer_probes.few_keys import attend_gathered, worth_gathering
-from indexer_probes.records import CHUNK_BYTES, MaskRule, Witness
+from indexer_probes.records import CHUNK_BYTES, LatentKeys, LayerRecord, MaskRule, Witness
+
+WITNESS_BYTES = 1 << 30  # keys that are expanded at a time for a witness
 
 
 def attend(call: AttentionCall, rule: MaskRule) -> Tensor:
@@ -78,10 +80,14 @@ def _after(dense: AttentionCall, rule: MaskRule, selected: Tensor, start: int) -
 
 def _members(support: Tensor, length: int) -> Tensor:
     """bool [set, row, key]: which keys each row's support names."""
-    shape = (*support.shape[:-1], length + 1)  # one place more, where the pads go
-    places = support.masked_fill(support < 0, length)
-    members = torch.zeros(shape, dtype=torch.bool, device=support.device)
-    return members.scatter_(-1, places, True)[..., :length]
+    return _marked(support.masked_fill(support < 0, length), length)
+
+
+def _marked(places: Tensor, length: int) -> Tensor:
+    """bool [..., key]: which of so many keys are named; `length` names none."""
+    shape = (*places.shape[:-1], length + 1)
+    marks = torch.zeros(shape, dtype=torch.bool, device=places.device)
+    return marks.scatter_(-1, places, True)[..., :length]
 
 
 def witness(call: AttentionCall, rule: MaskRule, positions: Tensor, count: int) -> Witness | None:
@@ -99,19 +105,50 @@ def witness(call: AttentionCall, rule: MaskRule, positions: Tensor, count: int) 
     return Witness(rows, own(weights[0].float()))
 
 
+def latent_witness(call: AttentionCall, record: LayerRecord, count: int) -> Witness | None:
+    """`witness` from the latents of a record, some heads' keys expanded at a time.
+
+    call: of the same layer, for what its eager function is given beside the operands.
+    """
+    if count < 1 or not record.rows or not isinstance(record.keys, LatentKeys):
+        return None
+    rows = spread(record.rows, count).to(record.positions.device)
+    positions = record.positions[rows]
+    if record.indexer is None:
+        mask = record.mask.visible(positions, record.length)
+    else:
+        mask = chosen(record.indexer.native[0, rows], record.mask, positions, record.length)
+    keys, parts = record.keys, []
+    expanded = keys.length * (keys.up_keys.shape[1] + keys.rope.shape[1]) * keys.latent.itemsize
+    step = max(1, WITNESS_BYTES // expanded)
+    for first in range(0, record.heads, step):
+        heads = slice(first, first + step)
+        some = replace(keys, up_keys=keys.up_keys[heads]).keys()[None]
+        part = replace(call, queries=record.queries[None, heads], keys=some, values=some)
+        parts.append(own(_eager(part, rows, slice(None), mask)[1][0].float()))
+    return Witness(rows, torch.cat(parts))
+
+
 def allowed(call: AttentionCall, rule: MaskRule, positions: Tensor, keys: slice) -> Tensor:
     """bool [position, key of the slice], or [head, position, key] where heads differ: what these
     queries attend to, selection included."""
     if call.kept is not None:
         return call.kept[0, positions - call.first][:, keys]
-    seen = rule.visible(positions - keys.start, keys.stop - keys.start)
     if call.indices is None:
-        return seen
+        return rule.visible(positions - keys.start, keys.stop - keys.start)
     selected = _tokens(call, call.indices[:, positions - call.first].long())
-    picked = _members(selected, call.length)[..., keys]
+    picked = chosen(selected, rule, positions, call.length)[..., keys]
     if len(picked) == 1:
-        return seen & picked[0]
-    return seen & picked.repeat_interleave(call.queries.shape[1] // len(picked), dim=0)
+        return picked[0]
+    return picked.repeat_interleave(call.queries.shape[1] // len(picked), dim=0)
+
+
+def chosen(selected: Tensor, rule: MaskRule, positions: Tensor, length: int) -> Tensor:
+    """bool [..., position, key]: the keys that these queries' selection, int64 [..., position, k],
+    names and the rule shows. Hides by the few places named, not by comparing every key."""
+    distance = positions[:, None] - selected
+    hidden = (distance < 0) if rule.window is None else (distance < 0) | (distance >= rule.window)
+    return _marked(selected.masked_fill(hidden | (selected < 0), length), length)
 
 
 def _tokens(call: AttentionCall, indices: Tensor) -> Tensor:
@@ -124,9 +161,9 @@ def _tokens(call: AttentionCall, indices: Tensor) -> Tensor:
     return tokens.masked_fill(unused, -1).flatten(-2)
 
 
-def spread(total: int, count: int) -> Tensor:
+def spread(total: int, count: int, device: torch.device | None = None) -> Tensor:
     """int64 [min(total, count)]: that many of 0..total-1, first and last among them."""
-    return torch.linspace(0, total - 1, min(total, count)).round().long()
+    return torch.linspace(0, total - 1, min(total, count), device=device).round().long()
 
 
 def eager_function(attention: Attention) -> Callable[..., tuple[Tensor, Tensor]]:

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from indexer_probes.attention import witness
+from indexer_probes.attention import latent_witness, witness
+from indexer_probes.engine import Engine
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall, Family
+from indexer_probes.families.base import own
 from indexer_probes.gathering import Gathering, gathering_of
 from indexer_probes.indexer import Chosen
-from indexer_probes.records import LayerRecord
+from indexer_probes.parts import Parts
+from indexer_probes.records import LatentKeys, LayerRecord
 from indexer_probes.selection import indexer_of
 from indexer_probes.session import Session, session_of
 
@@ -38,6 +42,7 @@ class Probe:
     """
 
     batches = False  # a record does not say which sequence it is of
+    by_parts = True
 
     def __init__(
         self,
@@ -48,9 +53,11 @@ class Probe:
         values: bool,
         witnesses: int,
         gathering: Gathering | None = None,
+        engine: Engine | None = None,
     ):
         self.layers = layers
         self.records = 0
+        self.engine = engine
         self._on_record = on_record
         self._family = family
         self._rows = rows
@@ -78,6 +85,31 @@ class Probe:
             self._on_record(whole)
             self.records += 1
 
+    def collected(self, call: AttentionCall, layer: int, keys: LatentKeys, parts: Parts) -> None:
+        """Hands on the record of a layer that ran in chunks.
+
+        call: the last chunk's. keys: all latents, which are copied.
+        """
+        positions = parts.positions.to(call.queries.device)
+        rows = torch.arange(len(positions), device=positions.device)
+        with torch.no_grad():
+            record = LayerRecord(
+                layer=layer,
+                queries=parts.queries(),
+                keys=LatentKeys(
+                    own(keys.latent),
+                    own(keys.rope),
+                    own(keys.up_keys),
+                    own(keys.up_values) if self._values and keys.up_values is not None else None,
+                ),
+                positions=positions,
+                scale=float(call.scale),
+                mask=self._family.mask(call.attention),
+                indexer=indexer_of(self._family, call, parts.indexed(), rows, positions, layer),
+            )
+            record = replace(record, witness=latent_witness(call, record, self._witnesses))
+        self._hand_on(record)
+
     def _record(
         self,
         call: AttentionCall,
@@ -100,14 +132,18 @@ class Probe:
         )
 
     def _positions(self, call: AttentionCall) -> Tensor:
-        """int64 [query]: the kept positions among this call's queries, on the model's device.
+        """int64 [query]: the kept positions among this call's queries, on the model's device."""
+        wanted = self.kept(call.length)
+        return wanted[wanted >= call.first].to(call.queries.device)
+
+    def kept(self, length: int) -> Tensor:
+        """int64 [query] on the CPU: the kept positions of so many tokens.
 
         The rule is asked once per length, so that a random one gives all layers the same rows.
         """
-        if self._asked is None or self._asked[0] != call.length:
-            self._asked = call.length, _checked(self._rows(call.length), call.length)
-        wanted = self._asked[1]
-        return wanted[wanted >= call.first].to(call.queries.device)
+        if self._asked is None or self._asked[0] != length:
+            self._asked = length, _checked(self._rows(length), length)
+        return self._asked[1]
 
 
 @contextmanager
@@ -118,6 +154,7 @@ def capture(
     rows: Rows = all_rows,
     values: bool = False,
     witnesses: int = 4,
+    engine: Engine | None = None,
 ) -> Iterator[Probe]:
     """While the body runs, every forward of `model` hands its layers' records to `on_record`.
 
@@ -127,6 +164,8 @@ def capture(
     rows:      which positions' queries are kept; all keys are kept whatever it says.
     values:    keep the values too.
     witnesses: rows, spread over the kept ones, for which the model's own eager weights are kept.
+    engine:    computes an indexer's topk and the attention over it in the model's place, where the
+               family lets its layers run in chunks; None leaves both to the model's own calls.
     Of a model under tensor parallelism process 0 alone hands on records, those of all heads.
     Behind a DynamicCache each forward gives records of its own queries against all keys so far.
     On leaving, however it comes about, the model is as it was; captures may nest.
@@ -137,7 +176,7 @@ def capture(
     session = session_of(model)
     wanted = wanted_layers(layers, session)
     gathering = gathering_of(model)
-    probe = Probe(on_record, session.family, wanted, rows, values, witnesses, gathering)
+    probe = Probe(on_record, session.family, wanted, rows, values, witnesses, gathering, engine)
     session.join(probe)
     try:
         yield probe

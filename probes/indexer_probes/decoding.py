@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from indexer_probes import units
 from indexer_probes.attention import spread
 from indexer_probes.capture import Rows, capture
+from indexer_probes.engine import Engine
 from indexer_probes.errors import ProbeError
 from indexer_probes.indexer import PROOF_ROWS, TOLERANCE, worst
 from indexer_probes.proving import adopt
@@ -31,11 +32,13 @@ def capture_decoding(
     rows: Rows,
     values: bool = False,
     witnesses: int = 4,
+    engine: Engine | None = None,
 ) -> list[int]:
     """Reads a prompt int64 [token] through a cache, then generates `steps` tokens greedily, each
     fed back; hands on one record a layer, of the prompt's kept queries and of every generated
     token's.
 
+    engine: computes in the model's place while the prompt is read, see `capture`.
     Keys are those of the prompt and of the generated tokens, positions go on after the prompt's. A
     token that ends a text does not end the decoding: the number of rows is what was asked for.
     Returns the generated ids. Raises ProbeError as `capture` does, and for a family whose cache
@@ -49,7 +52,7 @@ def capture_decoding(
 
     wanted = None if layers is None else tuple(layers)
     cache = whole_cache(model)
-    with capture(model, keep, wanted, rows, values, witnesses):
+    with capture(model, keep, wanted, rows, values, witnesses, engine):
         token = _next(model, ids[None].to(model.device), cache)
     proved = set(spread(steps, witnesses).tolist()) if witnesses else set()
     generated = []

@@ -5,14 +5,13 @@ k^T [1, 1, dim, unit], something elementwise, one product with the head weights,
 the finished scores. A TorchFunctionMode sees these calls with their real operands, so that RoPE
 layout, norms and casts are the model's and nothing is derived a second time.
 
-The same mode answers the products some rows at a time: the score product returns a tensor without
-storage, the elementwise steps on it are noted, and the head product replays them on row chunks.
-Each row is computed by the same calls on the same operands, and [query, head, unit] never exists.
+The same mode answers the products some rows at a time (postponed.py): neither [query, head, unit]
+nor [query, unit] ever exists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -23,12 +22,13 @@ from torch.overrides import TorchFunctionMode
 from indexer_probes import units
 from indexer_probes.attention import spread
 from indexer_probes.errors import ProbeError
-from indexer_probes.records import CHUNK_BYTES, IndexerRecord, Layout
+from indexer_probes.postponed import FinishedScores, PostponedScores
+from indexer_probes.records import IndexerRecord, Layout
 
 MATMULS = {torch.matmul, Tensor.matmul, Tensor.__matmul__}
 TOPKS = {torch.topk, Tensor.topk}
-ELEMENTWISE = {"mul", "__mul__", "__rmul__", "mul_", "div", "__truediv__", "relu", "relu_", "float"}
 QUESTIONS = {"__get__", "size", "dim", "is_floating_point"}  # about a tensor, not its values
+DEVICE = Tensor.device.__get__
 PROOF_ROWS = 16
 TOLERANCE = 1e-3  # of a row's largest score; covers another summing order and TF32
 
@@ -46,14 +46,14 @@ class Operands:
     queries: Tensor
     keys: Tensor
     weights: Tensor
-    finished: Tensor
+    finished: FinishedScores | Tensor
     selected: Tensor
     source: int | None = None
     indexer: nn.Module | None = None
 
     @property
     def units(self) -> int:
-        return self.finished.shape[-1]
+        return self.keys.shape[-1]
 
     def operands(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [index_head, row, dim], keys [unit, dim] and weights [row, index_head]."""
@@ -61,7 +61,8 @@ class Operands:
 
     def truth(self, rows: Tensor) -> Tensor:
         """[set, row, unit]: the finished scores."""
-        return self.finished[:, rows]
+        whole = self.finished
+        return whole[:, rows] if isinstance(whole, Tensor) else whole.rows(rows)
 
     def chosen(self, rows: Tensor) -> Tensor:
         """int64 [set, row, k]"""
@@ -75,7 +76,8 @@ class Operands:
         if len(self.queries) == 1:
             return self
         pad = self.keys.shape[-1] - units
-        finished = self.finished[sequence, None, ..., pad:]
+        whole = self.finished if isinstance(self.finished, Tensor) else self.finished.whole()
+        finished = whole[sequence, None, ..., pad:]
         most = min(self.selected.shape[-1], units)
         return Operands(
             self.queries[sequence, None],
@@ -110,6 +112,12 @@ class Chosen(Protocol):
     def of(self, sequence: int, units: int) -> Chosen: ...
 
 
+class Picks(Protocol):
+    """Answers an indexer's topk: see picking.py."""
+
+    def pick(self, finished: FinishedScores, k: int) -> tuple[Tensor, Tensor]: ...
+
+
 class Watch(Protocol):
     """Entered around one forward of one indexer module; `operands` afterwards."""
 
@@ -120,59 +128,22 @@ class Watch(Protocol):
     def operands(self) -> Chosen | None: ...
 
 
-class PostponedScores:
-    """Per-head scores that an indexer asked for and that are computed only row by row.
-
-    stand_in: [1, query, head, unit] without storage; the indexer handles it in their place.
-    """
-
-    def __init__(self, queries: Tensor, keys: Tensor):
-        self.queries = queries
-        self.keys = keys
-        shape = (*queries.shape[:-1], keys.shape[-1])
-        self.stand_in = torch.empty(shape, dtype=queries.dtype, device="meta")
-        self._steps: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
-
-    def takes(self, func: Any, args: tuple[Any, ...]) -> bool:
-        """Whether a step on the scores is known to work on each row for itself."""
-        others = [arg for arg in args if arg is not self.stand_in]
-        spread_out = any(isinstance(other, Tensor) and other.ndim for other in others)
-        return func.__name__ in ELEMENTWISE and not spread_out and len(others) < len(args)
-
-    def note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """Remembers one step, and takes it on the stand-in."""
-        self._steps.append((func, args, kwargs))
-        self.stand_in = func(*args, **kwargs)
-        return self.stand_in
-
-    def rows(self, rows: slice) -> Tensor:
-        """[1, row, head, unit]: the scores of these rows, all noted steps taken."""
-        scores = torch.matmul(self.queries[:, rows], self.keys)
-        for func, args, kwargs in self._steps:
-            real = [scores if isinstance(arg, Tensor) and arg.is_meta else arg for arg in args]
-            scores = func(*real, **kwargs)
-        return scores
-
-    def chunks(self) -> Iterator[slice]:
-        """Row slices whose scores stay under CHUNK_BYTES."""
-        _, rows, heads, units = self.stand_in.shape
-        step = max(1, CHUNK_BYTES // max(1, 4 * heads * units))
-        for start in range(0, rows, step):
-            yield slice(start, start + step)
-
-
 class IndexerWatch(TorchFunctionMode):
     """Entered around one forward of one indexer module; `operands()` afterwards.
 
+    picker: answers the topk in the indexer's place; None leaves that to the indexer's own calls.
     Raises ProbeError, inside the forward, where the indexer does not follow the pattern above.
     """
+
+    picker: Picks | None = None
 
     def __init__(self, layer: int):
         super().__init__()
         self.layer = layer
         self._scores: PostponedScores | None = None
+        self._finished: FinishedScores | None = None
         self._weights: Tensor | None = None
-        self._choice: tuple[Tensor, Tensor] | None = None
+        self._choice: tuple[FinishedScores | Tensor, Tensor] | None = None
 
     def __torch_function__(
         self,
@@ -182,11 +153,15 @@ class IndexerWatch(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        scores = self._scores
-        if scores is not None and any(arg is scores.stand_in for arg in (*args, *kwargs.values())):
+        scores, finished = self._scores, self._finished
+        if scores is not None and scores.stands_in(args, kwargs):
             if func in MATMULS and args[1] is scores.stand_in:
                 return self._weigh(args[0], scores)
             return self._postpone(scores, func, args, kwargs)
+        if finished is not None and finished.stands_in(args, kwargs):
+            if func in TOPKS:
+                return self._choose(func, args, kwargs)
+            return self._finish(finished, func, args, kwargs)
         if func in MATMULS and _is_score_product(*args):
             return self._multiply(*args)
         if func in TOPKS:
@@ -215,28 +190,62 @@ class IndexerWatch(TorchFunctionMode):
         if scores.takes(func, args):
             return scores.note(func, args, kwargs)
         if func.__name__ in QUESTIONS:
-            return func(*args, **kwargs)
+            return self._told(scores, func, args, kwargs)
         raise self._refuse(
             f"between its two products it calls {func.__name__}, which is not known to work row "
             "by row"
         )
 
+    def _told(
+        self, scores: PostponedScores, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """A question about a stand-in, answered as the scores themselves would."""
+        return scores.queries.device if func == DEVICE else func(*args, **kwargs)
+
     def _weigh(self, weights: Tensor, scores: PostponedScores) -> Tensor:
         if self._weights is not None:
             raise self._refuse("it multiplied with head weights twice")
         self._weights = weights.detach()
-        shape = (*weights.shape[:-1], scores.stand_in.shape[-1])
-        finished = torch.empty(shape, dtype=scores.stand_in.dtype, device=weights.device)
-        for rows in scores.chunks():
-            finished[:, rows] = torch.matmul(weights[:, rows], scores.rows(rows))
-        return finished
+        self._finished = FinishedScores(scores, self._weights)
+        return self._finished.stand_in
+
+    def _finish(
+        self, finished: FinishedScores, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """A step between the product with the head weights and topk."""
+        if finished.takes(func, args, kwargs):
+            return finished.note(func, args, kwargs)
+        if func.__name__ in QUESTIONS:
+            return self._told(finished.scores, func, args, kwargs)
+        whole = finished.whole()  # an unknown step gets what it asks for
+        return func(*[whole if arg is finished.stand_in else arg for arg in args], **kwargs)
 
     def _choose(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._choice is not None:
             raise self._refuse("it called topk twice")
-        result = func(*args, **kwargs)
-        self._choice = args[0].detach(), result[1]
-        return result
+        finished = self._finished
+        if finished is None or args[0] is not finished.stand_in:
+            result = func(*args, **kwargs)
+            self._choice = args[0].detach(), result[1]
+            return result
+        values, indices = self._picked(finished, func, args, kwargs)
+        self._choice = finished, indices
+        return torch.return_types.topk((values, indices))
+
+    def _picked(
+        self, finished: FinishedScores, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """[1, query, k] values and indices of a topk along the units, by picker or by blocks."""
+        of_units = kwargs.get("dim", args[2] if len(args) > 2 else -1) in (-1, 2)
+        if not of_units:
+            raise self._refuse("it calls topk along another axis than its units")
+        plain = len(args) < 4 and not kwargs.keys() - {"k", "dim"}
+        if self.picker is not None and plain:
+            return self.picker.pick(finished, args[1] if len(args) > 1 else kwargs["k"])
+        parts = [func(finished.rows(rows), *args[1:], **kwargs) for rows in finished.blocks()]
+        if len(parts) == 1:
+            return parts[0][0], parts[0][1]
+        return torch.cat([part[0] for part in parts], 1), torch.cat([part[1] for part in parts], 1)
 
     def _refuse(self, reason: str) -> ProbeError:
         return ProbeError(f"layer {self.layer}: the indexer cannot be read: {reason}")
@@ -260,8 +269,8 @@ def index_record(
     dtype = next(indexer.parameters()).dtype
     queries, keys, weights = operands.operands(rows)
     record = IndexerRecord(
-        queries=_compact(queries, dtype),
-        keys=_compact(keys, dtype),
+        queries=compact(queries, dtype),
+        keys=compact(keys, dtype),
         weights=weights.float(),
         scale=1.0,
         native=operands.chosen(rows),
@@ -274,23 +283,24 @@ def index_record(
             raise ProbeError(f"layer {layer}: the indexer's {name} hold NaN or infinity")
     visible = units.counts(record, positions)
     native = _native(record.native, visible)[..., : operands.units]
-    return _settle(replace(record, native=native), indexer, operands, rows, positions, layer)
-
-
-def _settle(
-    record: IndexerRecord,
-    indexer: nn.Module,
-    operands: Chosen,
-    rows: Tensor,
-    positions: Tensor,
-    layer: int,
-) -> IndexerRecord:
-    """The record in the first known variant whose scores equal the finished ones."""
     proof = spread(len(rows), PROOF_ROWS).to(rows.device)
     truth = operands.truth(rows[proof]).float()
+    return proved(
+        replace(record, native=native),
+        indexer,
+        layer,
+        lambda variant: worst(units.ranked(variant, proof, positions[proof]), truth),
+    )
+
+
+def proved(
+    record: IndexerRecord, indexer: nn.Module, layer: int, off: Callable[[IndexerRecord], float]
+) -> IndexerRecord:
+    """The record in the first known variant that is `off` the model's own scores by next to
+    nothing. Raises ProbeError, naming what was tried, when there is none."""
     tried = []
     for variant in _variants(record, indexer):
-        error = worst(units.ranked(variant, proof, positions[proof]), truth)
+        error = off(variant)
         if error <= TOLERANCE:
             return variant
         tried.append(f"scale {variant.scale:.4g} with {variant.activation} (off by {error:.1%})")
@@ -326,11 +336,13 @@ def _native(selected: Tensor, visible: Tensor) -> Tensor:
     visible: int64 [query], how many of the first units each query sees.
     """
     hidden = (selected >= visible[:, None]) | (selected < 0)
+    if not bool((hidden[..., :-1] & ~hidden[..., 1:]).any()):  # they are at the end, as -inf is
+        return selected.masked_fill(hidden, -1)
     order = hidden.int().argsort(dim=-1, stable=True)
     return selected.masked_fill(hidden, -1).gather(-1, order)
 
 
-def _compact(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def compact(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """An own contiguous copy, in the model's dtype where the cast back loses nothing."""
     small = tensor.detach().to(dtype)
     exact = torch.equal(small.to(tensor.dtype), tensor)

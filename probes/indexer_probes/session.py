@@ -24,17 +24,17 @@ from transformers.masking_utils import (
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from indexer_probes.attention import attend, eager_function, spread
+from indexer_probes.chunked_layers import SAMPLED, expect_causal, layers_in_chunks
+from indexer_probes.chunks import Collector, LayerRun
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall, Family, family_of
 from indexer_probes.families.base import Attention
-from indexer_probes.indexer import Chosen, Watch
+from indexer_probes.indexer import Chosen, IndexerWatch, Watch
 
 NAME = "indexer_probes"
 _CONFIG_KEY = "_attn_implementation_internal"
 _ABSENT = object()
 _SESSIONS: list[Session] = []
-SAMPLED = 4
-"""Rows of a mask that are held against the rule: both ends and between."""
 _PADDED = "attention_mask holds zeros: capture one sequence at a time, no padding"
 _PACKED = "packed sequences or a custom mask: capture one plain sequence at a time"
 
@@ -44,11 +44,13 @@ class Listener(Protocol):
 
     What `take` returns, [1, query, head, value_dim], is the layer's attention output in the model's
     own place; None leaves that to the model's rule. A batch comes as one call a sequence, and only
-    to a listener that `batches`.
+    to a listener that `batches`. While all listeners are probes `by_parts`, a prompt goes through
+    a layer in chunks where its family allows that, and no call is handed to `take` (chunks.py).
     """
 
     layers: tuple[int, ...]
     batches: bool
+    by_parts: bool
 
     def take(
         self, call: AttentionCall, layer: int, heard: dict[str, Tensor], operands: Chosen | None
@@ -68,6 +70,7 @@ class Session:
         self._entered: dict[int, Watch] = {}
         self._watched: dict[int, Watch] = {}
         self._latest: tuple[int, nn.Module, Watch] | None = None
+        self.runs: dict[nn.Module, LayerRun] = {}
 
     def join(self, listener: Listener) -> None:
         """Adds a listener; the first one switches the model over."""
@@ -93,6 +96,8 @@ class Session:
             undo.callback(hook.remove)
             for attention, layer in self.layers.items():
                 self._listen(attention, layer, undo)
+            if self.family.by_chunks:
+                undo.enter_context(layers_in_chunks(self))
             for config in _configs(self.model):
                 undo.callback(_restore, config, config.__dict__.get(_CONFIG_KEY, _ABSENT))
                 setattr(config, _CONFIG_KEY, NAME)
@@ -125,6 +130,37 @@ class Session:
             )
             for call in calls
         ]
+
+    def takes_chunks(self, queries: int, keys: int) -> bool:
+        """Whether so many queries of one sequence go through a layer in chunks."""
+        alone = all(
+            each is self or each.layers.keys().isdisjoint(self.layers) for each in _SESSIONS
+        )
+        listening = all(each.by_parts for each in self.listeners)
+        return self.family.by_chunks and queries == keys and listening and alone
+
+    @contextmanager
+    def run(self, attention: Attention, length: int) -> Iterator[LayerRun]:
+        """The layer takes one prompt of so many tokens in chunks; its records are handed on when
+        the body ends."""
+        layer = self.layers[attention]
+        probes = [each for each in self.listeners if isinstance(each, Collector)]
+        engine = next((each.engine for each in probes if each.engine is not None), None)
+        wanting = [each for each in probes if layer in each.layers]
+        run = LayerRun(self.family, attention, layer, length, wanting, engine)
+        self.runs[attention] = run
+        try:
+            yield run
+            run.finish()
+        finally:
+            del self.runs[attention]
+
+    def hear_chunk(self, call: AttentionCall) -> Tensor:
+        """The attention output of a chunk of a layer that runs in chunks."""
+        layer = self.layers[call.attention]
+        heard, watch = self._heard.pop(layer, {}), self._watched.pop(layer, None)
+        operands = None if watch is None else watch.operands()
+        return self.runs[call.attention].attend(call, heard, operands)
 
     def _operands(self, attention: Attention, layer: int, wanted: bool) -> Chosen | None:
         """What this layer's indexer chose, or the earlier one's whose selection it reuses."""
@@ -161,16 +197,20 @@ class Session:
         hook = indexer.register_forward_hook(self._leaving(layer), always_call=True)
         undo.callback(hook.remove)
 
+    def _wants(self, layer: int) -> bool:
+        running = any(run.layer == layer for run in self.runs.values())
+        return running or any(layer in each.layers for each in self.listeners)
+
     def _hearing(self, layer: int, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            if any(layer in each.layers for each in self.listeners):
+            if self._wants(layer):
                 self._heard.setdefault(layer, {})[name] = output.detach()
 
         return hook
 
     def _fed(self, layer: int, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
-            if any(layer in each.layers for each in self.listeners):
+            if self._wants(layer):
                 self._heard.setdefault(layer, {})[name] = args[0].detach()
 
         return hook
@@ -178,6 +218,9 @@ class Session:
     def _entering(self, layer: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
             watch = self._entered[layer] = self.family.watch(module, layer)
+            run = next((run for run in self.runs.values() if run.layer == layer), None)
+            if run is not None and isinstance(watch, IndexerWatch):
+                watch.picker = run.picker
             watch.__enter__()
 
         return hook
@@ -246,8 +289,11 @@ def probing_attention(
     if dropout:
         raise ProbeError(f"attention dropout {dropout} is on; call model.eval() before capturing")
     family = family_of(module.config.model_type)
-    rule = family.mask(module)
     whole = AttentionCall(module, query, key, value, scaling, indices, extra)
+    for session in _SESSIONS:
+        if module in session.runs:
+            return session.hear_chunk(whole), None
+    rule = family.mask(module)
     if query.shape[0] == 1:
         calls = [_read(family, whole, attention_mask)]
     elif family.selects_units:
@@ -277,7 +323,8 @@ def probing_mask(
 ) -> Tensor | None:
     """The mask function under our name: refuses what a mask rule cannot say; mostly no mask.
 
-    returns: None, or bool [1, 1, query, key] for a family that reads its mask. For one decode step
+    returns: None, or bool [1, 1, query, key] for a family that reads its mask, unless each of its
+             layers is to make that itself, chunk by chunk. For one decode step
              of a batch, bool [sequence, 1, 1, key]: which keys are not left padding.
     """
     if batch_size != 1 and q_length != 1:
@@ -310,6 +357,8 @@ def probing_mask(
         return torch.cat(parts, dim=2)
     if mask_function is not causal_mask_function and not getattr(config, "sliding_window", None):
         raise ProbeError(_PACKED)  # a window's mask is held against the rule where it is used
+    if _in_chunks(config, q_length, kv_length):
+        return None
     make = eager_mask if family.float_mask else sdpa_mask
     mask: Tensor | None = make(
         batch_size,
@@ -321,6 +370,15 @@ def probing_mask(
         device=device,
     )
     return mask
+
+
+def _in_chunks(config: PretrainedConfig | None, queries: int, keys: int) -> bool:
+    """Whether the model of this configuration takes such a prompt in chunks."""
+    return any(
+        any(each is config for each in _configs(session.model))
+        and session.takes_chunks(queries, keys)
+        for session in _SESSIONS
+    )
 
 
 def _left_padding(
@@ -384,28 +442,12 @@ def _read(family: Family, call: AttentionCall, mask: Tensor | None) -> Attention
     call = replace(call, entries=family.entry_count(call))
     if not family.folds:
         if mask is not None:
-            _expect_rule(call, mask)
+            expect_causal(mask, family.mask(call.attention), call.rows, call.length)
         return family.read(call, mask)
     if mask is None:
         raise ProbeError(_PACKED)
     kept = (mask if mask.dtype == torch.bool else mask == 0)[:, 0]
     return family.read(replace(call, kept=kept), mask)
-
-
-def _expect_rule(call: AttentionCall, attention_mask: Tensor) -> None:
-    """Raises ProbeError when a mask that somebody handed over differs from the family's rule."""
-    rule = family_of(call.attention.config.model_type).mask(call.attention)
-    rows = spread(call.rows, SAMPLED).to(call.queries.device)
-    sampled = attention_mask.shape[2] == len(rows)
-    seen = attention_mask[0, 0] if sampled else attention_mask[0, 0, rows]
-    seen = seen if seen.dtype == torch.bool else seen == 0
-    if seen.shape[-1] != call.length or not torch.equal(
-        seen, rule.visible(rows + call.first, call.length)
-    ):
-        raise ProbeError(
-            f"attention_mask {tuple(attention_mask.shape)} differs from the model's own causal "
-            "mask; pass none, or ones of shape [1, tokens]"
-        )
 
 
 def _refuse_padding(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ class Steering:
     """One open steering: which layers it selects in, and from which position on."""
 
     batches = True
+    by_parts = False
 
     def __init__(
         self,

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from indexer_probes.errors import ProbeError
-from indexer_probes.indexer import MATMULS, TOPKS, IndexerWatch, Operands, PostponedScores
+from indexer_probes.indexer import MATMULS, TOPKS, IndexerWatch, Operands
+from indexer_probes.postponed import PostponedScores, SummedScores
 
 PRODUCTS = {"mul", "__mul__", "__rmul__"}
 
@@ -44,14 +45,10 @@ class SumWatch(IndexerWatch):
     def _sum(self, scores: PostponedScores, dim: int, keepdim: bool = False) -> Tensor:
         if dim not in (2, -2) or keepdim:
             raise self._refuse(f"it sums its weighted scores over axis {dim}, not over the heads")
-        factors = self._factors
-        assert factors is not None
-        self._weights = factors.mT  # [1, query, 1, head], as a matrix product has them
-        queries, _, units = (scores.stand_in.shape[axis] for axis in (1, 2, 3))
-        finished = torch.empty(1, queries, units, dtype=factors.dtype, device=factors.device)
-        for rows in scores.chunks():
-            finished[:, rows] = (scores.rows(rows) * factors[:, rows]).sum(2)
-        return finished
+        assert self._factors is not None
+        self._finished = SummedScores(scores, self._factors)
+        self._weights = self._finished.weights
+        return self._finished.stand_in
 
 
 @dataclass(frozen=True)

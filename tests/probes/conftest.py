@@ -117,5 +117,5 @@ def chunking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Runs a test twice: with the usual chunks, and with the smallest ones."""
     if request.param == "chunked":
         monkeypatch.setattr("indexer_probes.attention.CHUNK_BYTES", 1)
-        monkeypatch.setattr("indexer_probes.indexer.CHUNK_BYTES", 1)
+        monkeypatch.setattr("indexer_probes.postponed.CHUNK_BYTES", 1)
     return request.param

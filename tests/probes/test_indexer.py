@@ -77,7 +77,7 @@ def test_native_is_the_models_selection_with_hidden_keys_last(
 def test_scores_answered_in_chunks_are_the_models_bit_for_bit(
     build: Build, tokens: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("indexer_probes.indexer.CHUNK_BYTES", 1)
+    monkeypatch.setattr("indexer_probes.postponed.CHUNK_BYTES", 1)
     indexer = build("deepseek_v32").model.layers[0].self_attn.indexer
     inputs = indexer_inputs(indexer)
 
@@ -93,7 +93,7 @@ def test_scores_answered_in_chunks_are_the_models_bit_for_bit(
         truth = indexer(**inputs)
     with IndexerWatch(0) as watch:
         watched = indexer(**inputs)
-    assert torch.equal(watch.operands().finished, plain.seen)
+    assert torch.equal(watch.operands().truth(torch.arange(23)), plain.seen)
     assert torch.equal(watched, truth)
 
 
@@ -114,13 +114,13 @@ def test_latents_expand_to_the_plain_keys_bit_for_bit(
     build: Build, tokens: Tensor, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family = FAMILIES["deepseek_v32"]
-    latent_keys, plain = family.keys, []
+    latent, plain = family.latent, []
 
-    def both(call, heard, values):  # type: ignore[no-untyped-def]
-        plain.append(Family.keys(family, call, heard, values))
-        return latent_keys(call, heard, values)
+    def both(call, heard):  # type: ignore[no-untyped-def]
+        plain.append(Family.keys(family, call, heard, True))
+        return latent(call, heard)
 
-    monkeypatch.setattr(family, "keys", both)
+    monkeypatch.setattr(family, "latent", both)
     records = captured(build("deepseek_v32").to(dtype), tokens, values=True)
     for record, truth in zip(records, plain, strict=True):
         assert isinstance(record.keys, LatentKeys)

@@ -19,7 +19,7 @@ from indexer_probes.families import (
 from indexer_probes.families.base import AttentionCall, Family
 
 FAMILIES: dict[str, Family] = {
-    "axk2": deepseek_v32.FAMILY,
+    "axk2": deepseek_v32.CLONE,
     "deepseek_v32": deepseek_v32.FAMILY,
     "deepseek_v4": deepseek_v4.FAMILY,
     "dots3_note": deepseek_v32.WINDOWED,

@@ -80,6 +80,9 @@ class Family:
     folds:         the mask that attention gets holds the native selection.
     selects_units: its indexer selects more than single tokens.
     no_decoding:   why steps behind a cache cannot be captured, None where they can.
+    by_chunks:     its decoder layers take a prompt some rows at a time: but for attention they
+                   treat each token for itself, they return hidden states alone, and `latent` is
+                   known.
     """
 
     reads_mask = False
@@ -88,6 +91,7 @@ class Family:
     folds = False
     selects_units = False
     no_decoding: str | None = None
+    by_chunks = False
 
     def __init__(self, note: str):
         self.note = note
@@ -149,6 +153,10 @@ class Family:
     def overheard(self, attention: Attention) -> dict[str, nn.Module]:
         """Modules whose outputs `keys` wants, by the name under which it reads them."""
         return {}
+
+    def latent(self, call: AttentionCall, heard: Mapping[str, Tensor]) -> LatentKeys:
+        """The latents of this call's own tokens, the model's tensors themselves."""
+        raise NotImplementedError
 
     def keys(
         self, call: AttentionCall, heard: Mapping[str, Tensor], values: bool

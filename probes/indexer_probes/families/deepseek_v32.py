@@ -34,6 +34,7 @@ class HalfSplit(Latent):
 FIXED = ("linear", "llama3", "yarn")
 """Rotary scalings whose turns do not change with the length of the text."""
 
-FAMILY = HalfSplit("latent keys, native indexer over tokens")
+FAMILY = HalfSplit("latent keys, native indexer over tokens", by_chunks=True)
+CLONE = HalfSplit("latent keys, native indexer over tokens")
 SHARING = Latent("latent keys, native indexer over tokens, shared by the layers that follow")
 WINDOWED = Latent("latent keys, native indexer over tokens in some layers, a window in the others")

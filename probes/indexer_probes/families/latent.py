@@ -20,6 +20,10 @@ class Latent(Family):
 
     reads_mask = True
 
+    def __init__(self, note: str, by_chunks: bool = False):
+        super().__init__(note)
+        self.by_chunks = by_chunks
+
     def is_attention(self, module: nn.Module) -> bool:
         return hasattr(module, "kv_b_proj")
 
@@ -56,15 +60,19 @@ class Latent(Family):
     def fed(self, attention: Attention) -> dict[str, nn.Module]:
         return {"latent": attention.kv_b_proj}
 
+    def latent(self, call: AttentionCall, heard: Mapping[str, Tensor]) -> LatentKeys:
+        up_keys, up_values = _split(call.attention)
+        rope = call.keys[0, 0, :, up_keys.shape[1] :]  # the model gives every head the same
+        return LatentKeys(heard["latent"].flatten(0, -2), rope, up_keys, up_values)
+
     def keys(
         self, call: AttentionCall, heard: Mapping[str, Tensor], values: bool
     ) -> PlainKeys | LatentKeys:
-        latent = heard["latent"].flatten(0, -2)  # (key, rank)
-        if len(latent) != call.length:  # a cache of expanded keys brought what was not heard here
+        found = self.latent(call, heard)
+        if found.length != call.length:  # a cache of expanded keys brought what was not heard here
             return super().keys(call, heard, values)
-        up_keys, up_values = _split(call.attention)
-        rope = call.keys[0, 0, :, up_keys.shape[1] :]  # the model gives every head the same
-        return LatentKeys(own(latent), own(rope), own(up_keys), own(up_values) if values else None)
+        up_values = own(found.up_values) if values and found.up_values is not None else None
+        return LatentKeys(own(found.latent), own(found.rope), own(found.up_keys), up_values)
 
 
 def _split(attention: Attention) -> tuple[Tensor, Tensor]:

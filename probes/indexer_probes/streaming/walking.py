@@ -7,14 +7,15 @@ them gave when it ran; the forward ends where the wanted layer does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from indexer_probes.errors import ProbeError
+from indexer_probes.standing_in import standing_in
 from indexer_probes.streaming.skeleton import Skeleton
 
 
@@ -32,12 +33,12 @@ def run_layer(frame: Skeleton, number: int, ids: Tensor, before: Any) -> Any:
     """
     with ExitStack() as undo:
         for layer in frame.layers[:number]:
-            undo.enter_context(_standing_in(layer, lambda *_, **__: before))
+            undo.enter_context(standing_in(layer, lambda *_, **__: before))
         if number:
             hidden = frame.model.get_input_embeddings()
-            undo.enter_context(_standing_in(hidden, _blank(hidden, frame)))
+            undo.enter_context(standing_in(hidden, _blank(hidden, frame)))
         wanted = frame.layers[number]  # its forward may already be a probe's around the model's
-        undo.enter_context(_standing_in(wanted, _reaching(wanted.forward)))
+        undo.enter_context(standing_in(wanted, _reaching(wanted.forward)))
         try:
             frame.model(input_ids=ids, use_cache=False, logits_to_keep=1)
         except _Reached as reached:
@@ -57,16 +58,3 @@ def _blank(embedding: nn.Module, frame: Skeleton) -> Callable[[Tensor], Tensor]:
     width = embedding.get_parameter("weight").shape[1]
     zero = torch.zeros((), dtype=frame.dtype, device=frame.device)
     return lambda ids: zero.expand(*ids.shape, width)
-
-
-@contextmanager
-def _standing_in(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    before = vars(module).get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before

@@ -1,0 +1,1 @@
+"""What a capture will need, told from a model's configuration alone."""
