@@ -1,4 +1,4 @@
-# make demo · make test · make check · make bench · make models · make clean
+# make demo · make study · make test · make check · make bench · make models · make clean
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,10 +6,16 @@ BIN := $(VENV)/bin
 FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 SOURCES := indexer_lab kernels probes figures tests analyses benchmarks
 
-.PHONY: demo test check models bench clean environment
+.PHONY: demo study test check models bench clean environment
 
 demo: $(VENV)/.ready
 	$(BIN)/indexer-lab demo --output demo --force
+
+# The nine claims on the shipped models: about half an hour on two cores, most of it running them.
+# make study STUDY="--resume" goes on after a stop; --only NAME runs one.
+study: $(VENV)/.ready
+	$(BIN)/python analyses/run.py $(STUDY)
+	$(BIN)/python analyses/gallery.py
 
 test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu"

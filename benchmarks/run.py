@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
-HELPERS = {"run.py", "harness.py"}
+HELPERS = {"run.py", "harness.py", "synthetic.py"}
 
 
 def scripts(word: str) -> list[Path]:

@@ -54,12 +54,21 @@ def kernel_record(record: LayerRecord, backend: Backend, budget: int) -> KernelR
 
     Raises InputError as `use_kernels` does.
     """
-    obstacle = too_many(budget, record.length)
+    obstacle = _without_keys(record) or too_many(budget, record.length)
     if not use_kernels(backend, record.queries.device, obstacle):
         return None
     from indexer_lab.kernel_record import KernelRecord
 
     return KernelRecord(record)
+
+
+def _without_keys(record: LayerRecord) -> str | None:
+    """The obstacle of keys that are not one a token, None where they are."""
+    from indexer_lab.unit_level import UnitRecord
+
+    if record.entries is None and not isinstance(record, UnitRecord):
+        return None
+    return f"layer {record.layer} is ranked by units or compressed entries, which no kernel reads"
 
 
 def device_named(text: str) -> torch.device:

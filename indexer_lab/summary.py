@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-KEYS = ["target", "budget", "selector"]
+KEYS = ["target", "level", "budget", "selector"]
 SHOWN = ["recall", "mass", "output_error"]
 LOWER_IS_BETTER = {"kl", "output_error", "output_bound"}
 
 
 def summarise(scores: pd.DataFrame, measures: list[str] | None = None) -> pd.DataFrame:
-    """One row per target, budget and selector.
+    """One row per target, level, budget and selector.
 
     Columns: rows (that count), trivial (share left out), sets (1: all heads share the selection),
     then for each measure its mean, median,

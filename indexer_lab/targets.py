@@ -159,5 +159,8 @@ def target(name: str) -> Target:
 
 
 def default_target(record: LayerRecord) -> str:
-    """`head_sum` where one indexer serves all heads, else `per_head`."""
-    return "per_head" if record.indexer is None else "head_sum"
+    """`head_sum` where one indexer serves all heads, `kv_group` where each key head has its own
+    selection, else `per_head`."""
+    if record.indexer is None:
+        return "per_head"
+    return "head_sum" if record.indexer.sets == 1 else "kv_group"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from indexer_kernels.topk import topk
 from indexer_lab.store.records import finite
+from indexer_probes import units
 from indexer_probes.records import LayerRecord
 
 
@@ -21,6 +22,7 @@ class Proof:
     swapped:         keys of the native selection that recomputed index scores would not pick.
     score_gap:       how far, in index score, the worst of them lies under the boundary.
     score_allowed:   what float32 rounding explains: 1e-5 of the largest |index score|.
+    indexer:         whose selection the layer has: own, of layer N (reused from there), or none.
     None stands for a layer without witness rows or without an indexer.
     """
 
@@ -31,6 +33,7 @@ class Proof:
     swapped: int | None
     score_gap: float | None
     score_allowed: float | None
+    indexer: str = "none"
 
     @property
     def holds(self) -> bool:
@@ -49,18 +52,28 @@ def prove(record: LayerRecord, sample: str) -> Proof:
     finite(record)
     weights = _weights(record)
     scores = _selection(record)
-    return Proof(sample, record.layer, *(weights or (None, None)), *(scores or (None, None, None)))
+    error, allowed = weights or (None, None)
+    swapped, gap, slack = scores or (None, None, None)
+    return Proof(
+        sample, record.layer, error, allowed, swapped, gap, slack, _whose(record)
+    )  # fmt: skip
+
+
+def _whose(record: LayerRecord) -> str:
+    if record.indexer is None:
+        return "none"
+    return "own" if record.indexer.source is None else f"of layer {record.indexer.source}"
 
 
 def _weights(record: LayerRecord) -> tuple[float, float] | None:
     if record.witness is None or not len(record.witness.rows):
         return None
     rows = record.witness.rows
-    logits = record.logits(rows)
+    logits = torch.cat([record.key_logits(rows), record.entry_logits(rows)], dim=-1)
     largest = logits[logits.isfinite()].abs().max().clamp(min=1.0)
-    if record.indexer is not None and record.indexer.spans is None:
-        logits = logits.masked_fill(~_selected(record, rows), float("-inf"))
-    recomputed = _softmax(logits, record.mask.sinks)
+    seen = units.attended(record, rows)
+    seen = seen.repeat_interleave(len(logits) // len(seen), dim=0)
+    recomputed = _softmax(logits.masked_fill(~seen, float("-inf")), record.mask.sinks)
     error = (recomputed - record.witness.weights).abs().max()
     allowed = 4 * torch.finfo(record.queries.dtype).eps * largest
     return float(error), float(allowed)
@@ -73,26 +86,16 @@ def _softmax(logits: Tensor, sinks: Tensor | None) -> Tensor:
     return torch.softmax(torch.cat([logits, column], -1), -1)[..., :-1]
 
 
-def _selected(record: LayerRecord, rows: Tensor) -> Tensor:
-    """bool [set, row, key]: the model's own selection as a mask"""
-    assert record.indexer is not None
-    native = record.indexer.native[:, rows]
-    marks = torch.zeros(*native.shape[:2], record.length + 1, dtype=torch.bool)
-    marks.scatter_(-1, native.masked_fill(native < 0, record.length), True)
-    return marks[..., :-1]
-
-
 def _selection(record: LayerRecord) -> tuple[int, float, float] | None:
     indexer = record.indexer
-    if indexer is None or indexer.spans is not None:
+    if indexer is None:
         return None
     swapped, gap, largest = 0, 0.0, 0.0
     for rows in record.chunks(indexer.queries.shape[0]):
-        raw = indexer.scores(rows)
-        hidden = ~record.visible(rows)
-        largest = max(largest, float(raw.masked_fill(hidden, 0.0).abs().max()))
-        scores = raw.masked_fill(hidden, float("-inf"))
-        for native in indexer.native[:, rows]:
+        ranked = units.ranked(indexer, rows, record.positions[rows])
+        known = ranked[ranked.isfinite()]
+        largest = max(largest, float(known.abs().max()) if len(known) else 0.0)
+        for scores, native in zip(ranked, indexer.native[:, rows], strict=True):
             short = _under_boundary(scores, native)
             swapped += int((short > 0).sum())
             gap = max(gap, float(short.max()))
@@ -103,13 +106,14 @@ def _under_boundary(scores: Tensor, native: Tensor) -> Tensor:
     """float32 [row, k]: how far each native key's score lies under the k-th largest; inf where the
     selection misses a visible key although it had places left.
 
-    scores: float32 [row, key], hidden keys at -inf; native: int64 [row, k], -1 pads.
+    scores: float32 [row, unit], hidden ones at -inf, forced ones at inf; native: int64 [row, k], -1
+            pads.
     """
     boundary = topk(scores, native.shape[-1])[0]  # (row, k), -inf where fewer keys are visible
     wanted = (boundary > float("-inf")).sum(-1)
     kept = native >= 0
     last = boundary.gather(-1, (wanted - 1).clamp(min=0)[:, None])
     own = scores.gather(-1, native.clamp(min=0))
-    short = (last - own).clamp(min=0).masked_fill(~kept, 0.0)
+    short = (last - own).nan_to_num(nan=0.0).clamp(min=0).masked_fill(~kept, 0.0)  # inf - inf
     unused = kept.sum(-1) < wanted
     return short.masked_fill(unused[:, None], float("inf"))

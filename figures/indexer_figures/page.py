@@ -1,6 +1,6 @@
 """A page: title and subtitle above the axes, legend and notes below, none of it ever clipped."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -35,6 +35,17 @@ def blank(
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def titled(figure: Figure, axes: Any, names: Sequence[str], inches: float) -> Iterator[Axes]:
+    """The axes of each name, its title set within `inches`; axes that are left over are hidden."""
+    ruler = Ruler(figure, 7)
+    for ax in axes.flat[len(names) :]:
+        ax.set_visible(False)
+    for name, ax in zip(names, axes.flat, strict=False):
+        title = "\n".join(ruler.wrap(name, inches, 2))
+        ax.set_title(title, loc="left", pad=3, parse_math=False)
+        yield ax
 
 
 def finish(

@@ -3,15 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from indexer_figures.drawing import drawing
 from indexer_figures.errors import FigureError
 from indexer_figures.intervals import mean_intervals
-from indexer_figures.lettering import Ruler
 from indexer_figures.outcome import (
     ALL_LAYERS,
     COLUMNS,
@@ -21,14 +18,13 @@ from indexer_figures.outcome import (
     outcome_rows,
     samples_note,
 )
-from indexer_figures.page import NARROW, WIDE, blank, finish, grid
+from indexer_figures.page import NARROW, WIDE, blank, finish, grid, titled
 from indexer_figures.points import dense_line, draw_points, entries, share_axis
 from indexer_figures.reading import leader
 from indexer_figures.scope import DEFAULT, Choice
 from indexer_figures.styles import Look, selector_looks
+from indexer_figures.ticks import ratio_axis
 from indexer_figures.words import percent
-
-_STEPS = [step * 10.0**power for power in range(-6, 1) for step in (1, 2, 5)]
 
 
 @dataclass(frozen=True)
@@ -64,19 +60,14 @@ class QualityByRatio:
         rows = -(-len(tasks) // columns)
         width = NARROW if columns == 1 else WIDE
         figure, axes = blank(width, 2.1 if rows == 1 else 1.7 * rows, rows, columns, sharey=True)
-        ruler, names = Ruler(figure, 7), list[str]()
-        for number, ax in enumerate(axes.flat):
-            if number >= len(tasks):
-                ax.set_visible(False)
-                continue
+        names = list[str]()
+        for number, ax in enumerate(titled(figure, axes, tasks, width / columns - 0.5)):
             own = table[table["task"] == tasks[number]]
             dense_line(ax, own["dense"].iloc[0])
             names += [n for n in draw_points(ax, own, looks, "ratio") if n not in names]
-            _ratio_axis(ax, own["ratio"], width / columns - 0.7)
+            ratio_axis(ax, own["ratio"], width / columns - 0.7)
             share_axis(ax)
             grid(ax)
-            title = "\n".join(ruler.wrap(tasks[number], width / columns - 0.5, 2))
-            ax.set_title(title, loc="left", pad=3, parse_math=False)
             ax.set_xlabel("budget over tokens of the prompt")
             if number % columns == 0:
                 ax.set_ylabel(_split(f"{table['outcome'].iloc[0]} (share)"))
@@ -99,21 +90,3 @@ class QualityByRatio:
 
 def _split(words: str) -> str:
     return words.replace(" or ", "\nor ")
-
-
-def _ratio_axis(ax: Axes, ratios: pd.Series, inches: float) -> None:
-    low, high = np.log10(ratios.min()), np.log10(ratios.max())
-    pad = max(0.08 * (high - low), 0.15)
-    low, high = low - pad, high + pad
-    ax.set_xscale("log")
-    ax.set_xlim(10**low, 10**high)
-    chosen: list[float] = []
-    for value in _STEPS:
-        place = (np.log10(value) - low) / (high - low)
-        last = (np.log10(chosen[-1]) - low) / (high - low) if chosen else -np.inf
-        if 0 <= place <= 1 and (place - last) * inches >= 0.5:
-            chosen.append(value)
-    if not chosen:
-        chosen = [float(ratios.iloc[0])]
-    ax.set_xticks(chosen, [f"{100 * value:.3g} %" for value in chosen])
-    ax.set_xticks([], minor=True)

@@ -29,6 +29,7 @@ class Rendered:
     """What one figure left behind: its files, its reading and its text for those who can't see."""
 
     name: str
+    stem: str
     paths: tuple[Path, ...]
     reading: str
     alt: str
@@ -41,8 +42,10 @@ def render(
     out_dir: str | os.PathLike[str],
     provenance: Mapping[str, Any],
     choice: Choice = DEFAULT,
+    stem: str | None = None,
 ) -> Rendered:
-    """Write `<name>.png`, `.svg`, `.csv` and `.json` into `out_dir`.
+    """Write `<stem>.png`, `.svg`, `.csv` and `.json` into `out_dir`; the stem is the figure's name
+    unless another is given, so that one folder can hold a figure of two studies.
 
     Each file appears whole or not at all; the JSON comes last, so where it is, all are. The same
     scores, choice and provenance give the same bytes. Colours follow the selectors of `scores`,
@@ -72,8 +75,9 @@ def render(
     files["json"] = text.encode()
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = tuple(_write(folder / f"{name}.{suffix}", data) for suffix, data in files.items())
-    return Rendered(name, paths, reading, alt, table)
+    stem = stem or name
+    paths = tuple(_write(folder / f"{stem}.{suffix}", data) for suffix, data in files.items())
+    return Rendered(name, stem, paths, reading, alt, table)
 
 
 def figure_named(name: str) -> FigureKind:

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
+_SHARES = [step * 10.0**power for power in range(-6, 1) for step in (1, 2, 5)]
 _STRIDES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _DIGIT = 0.062  # inches, one digit at 7 points
 _GAP = 0.09  # inches between two labels
@@ -84,4 +86,23 @@ def budget_axis(ax: Axes, budgets: Sequence[int], inches: float) -> None:
 
 def _label(ax: Axes, values: Sequence[int], chosen: Sequence[int]) -> None:
     ax.set_xticks([values[i] for i in chosen], [f"{values[i]:,}" for i in chosen])
+    ax.set_xticks([], minor=True)
+
+
+def ratio_axis(ax: Axes, ratios: pd.Series, inches: float) -> None:
+    """A log axis of shares, labelled in per cent as far as `inches` have room."""
+    low, high = np.log10(ratios.min()), np.log10(ratios.max())
+    pad = max(0.08 * (high - low), 0.15)
+    low, high = low - pad, high + pad
+    ax.set_xscale("log")
+    ax.set_xlim(10**low, 10**high)
+    chosen: list[float] = []
+    for value in _SHARES:
+        place = (np.log10(value) - low) / (high - low)
+        last = (np.log10(chosen[-1]) - low) / (high - low) if chosen else -np.inf
+        if 0 <= place <= 1 and (place - last) * inches >= 0.5:
+            chosen.append(value)
+    if not chosen:
+        chosen = [float(ratios.iloc[0])]
+    ax.set_xticks(chosen, [f"{100 * value:.3g} %" for value in chosen])
     ax.set_xticks([], minor=True)

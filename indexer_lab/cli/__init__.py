@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -13,13 +14,16 @@ from indexer_lab import __version__
 from indexer_lab.errors import LabError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("demo", "The whole way on a shipped model: capture, validate, score, figures."),
+    "demo": ("demo", "The whole way on a shipped model: from capture to report."),
     "capture": ("capture", "Run a model on prompts and keep its queries, keys and indexers."),
     "validate": ("validate", "Prove that a capture gives back the model's own attention."),
     "score": ("score", "Hold selectors against the exact top-k of a capture."),
     "quality": ("quality", "Run a model on what a selector picks, and see what that costs."),
     "relate": ("relate", "What fidelity says of quality: correlations, thresholds, predictors."),
     "figures": ("figures", "Draw the figures of a score table."),
+    "report": ("report", "One HTML file that says what runs found, readable offline."),
+    "check": ("check", "Hold scores to thresholds, or to a reference run; for CI."),
+    "import-selection": ("import_selection", "Store what a serving engine picked, for score."),
     "train": ("train", "Train reference models and Lightning Indexers."),
     "ls": ("ls", "List what is known: selectors, targets, measures, tasks, families, figures."),
 }
@@ -60,18 +64,19 @@ class Commands(click.Group):
         try:
             sys.exit(super().main(*args, **kwargs) or 0)
         except Exception as error:
-            sentence = _sentence(error)
-            if sentence is None:
+            spoken = sentence(error)
+            if spoken is None:
                 raise
-            text, code = sentence
-            click.echo(f"error: {text}", err=True)
+            text, code = spoken
+            if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one tells it
+                click.echo(f"error: {text}", err=True)
             sys.exit(code)
         except KeyboardInterrupt:
             click.echo("stopped; the same command with --resume goes on from here", err=True)
             sys.exit(130)
 
 
-def _sentence(error: Exception) -> tuple[str, int] | None:
+def sentence(error: Exception) -> tuple[str, int] | None:
     """What to tell the user and the exit code; None for an error that is a defect of ours."""
     if isinstance(error, LabError):
         return str(error), error.exit_code

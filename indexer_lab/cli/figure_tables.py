@@ -19,6 +19,7 @@ SOURCES = {
     "quality": "a quality folder",
     "entropy": "a quality folder that was not made with --entropy none",
     "pairs": "a folder of relate",
+    "study": "a table that a script of analyses/ makes and draws itself",
 }
 """Source of a figure -> where it is."""
 
@@ -57,7 +58,7 @@ def _tables(folder: Path) -> dict[str, Source]:
     if kind == "relate":
         return {"pairs": Source(_pairs(folder, manifest), "relate", manifest)}
     scores = open_scores(folder)
-    return {"scores": Source(scores.frame(), "scores", scores.manifest)}
+    return {"scores": Source(scores.tokens(), "scores", scores.manifest)}
 
 
 def _quality_tables(quality: Quality) -> dict[str, Source]:

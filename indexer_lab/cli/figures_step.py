@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def figures_step(
     task: str | None = None,
     selectors: tuple[str, ...] = (),
     mode: str | None = None,
+    stems: Mapping[str, str] | None = None,
     quiet: bool = False,
     as_json: bool = False,
 ) -> Drawn:
@@ -38,6 +40,8 @@ def figures_step(
 
     A figure that was named and cannot be drawn is an error; an unnamed one is left out with its
     reason. Raises InputError when nothing at all can be drawn.
+
+    stems: figure -> name of its files, where it is not the figure's own.
     """
     for name in names:
         figure_named(name)
@@ -50,7 +54,9 @@ def figures_step(
             try:
                 table = _source(held, name)
                 origin = {table.folder: digest(table.manifest), **table.manifest}
-                made = render(name, table.frame, output, provenance(origin, seed=None), choice)
+                stem = (stems or {}).get(name)
+                source = provenance(origin, seed=None)
+                made = render(name, table.frame, output, source, choice, stem)
                 drawn.made.append(made)
             except FigureError as reason:
                 if names:

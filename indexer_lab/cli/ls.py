@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import click
 
+from indexer_lab.errors import InputError
+
 
 def _first_line(thing: object) -> str:
     return (getattr(thing, "__doc__", None) or "").strip().splitlines()[0]
@@ -38,12 +40,6 @@ def _tasks() -> list[tuple[str, str]]:
     return [*planted, (source_text.NAME, source_text.ABOUT), *published]
 
 
-def _families() -> list[tuple[str, str]]:
-    from indexer_probes.families import known_families
-
-    return known_families()
-
-
 def _figures() -> list[tuple[str, str]]:
     from indexer_figures import FIGURES
 
@@ -55,16 +51,27 @@ LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "targets": _targets,
     "measures": _measures,
     "tasks": _tasks,
-    "families": _families,
     "figures": _figures,
 }
 
 
 @click.command("ls", short_help="List what is known.")
-@click.argument("what", type=click.Choice(list(LISTS)))
+@click.argument("what", type=click.Choice([*LISTS, "families"]))
+@click.option("--all", "everything", is_flag=True, help="families: every language model there is.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on stdout.")
-def command(what: str, as_json: bool) -> None:
-    """List what is known: selectors, targets, measures, tasks, families or figures."""
+def command(what: str, everything: bool, as_json: bool) -> None:
+    """List what is known: selectors, targets, measures, tasks, families or figures.
+
+    Families are proved while you wait: a tiny random model of each runs in the installed
+    transformers, and what is captured of it must give back its own attention and selections.
+    """
+    if what == "families":
+        from indexer_lab.cli.ls_families import show
+
+        show(everything, as_json)
+        return
+    if everything:
+        raise InputError(f"--all is for families; {what} are always listed whole")
     rows = LISTS[what]()
     if as_json:
         import json

@@ -14,7 +14,7 @@ from indexer_lab.cli.steps import Loaded, _find
 from indexer_lab.errors import InputError, unknown_name
 from indexer_lab.progress import progress
 from indexer_lab.published.names import Asked, asked
-from indexer_lab.published.running import run
+from indexer_lab.published.running import keep_prompts, run
 from indexer_lab.quality.trial import MODES, Protocol
 from indexer_lab.scoring import check_budgets
 from indexer_lab.selectors import selector
@@ -89,6 +89,7 @@ def published_step(tasks: Asked, given: dict[str, Any]) -> Quality:
         **bench.facts,
     }
     quality = create(given["output"], facts, given["resume"], given["force"])
+    keep_prompts(bench.questions, quality)
     with progress("quality", len(bench.questions), given["quiet"] or given["as_json"]) as advance:
         run(bench.questions, bench.sit, protocol, quality, advance)
     return quality
@@ -115,7 +116,7 @@ def _helmet(names: tuple[str, ...], given: dict[str, Any]) -> tuple[Bench, Loade
         found,
         lambda question: HelmetExam(loaded.model, tokenizer, question),
         max(len(each.ids) + each.task.tokens for each in found),
-        [[each.info.id, each.ids.tolist(), each.answers] for each in found],
+        [[each.info.id, each.ids, each.answers] for each in found],
         {"length": given["length"]},
     )
     return bench, loaded

@@ -38,6 +38,7 @@ def quality_step(
     swap_layers: str | None = None,
     entropy: str = ENTROPY,
     batch: int = 1,
+    baselines: bool = True,
     device: str = "cpu",
     dtype: str = "auto",
     trust_remote_code: bool = False,
@@ -47,7 +48,10 @@ def quality_step(
     quiet: bool = False,
     as_json: bool = False,
 ) -> Quality:
-    """Runs every sample that is not on disk yet; see `quality --help`."""
+    """Runs every sample that is not on disk yet; see `quality --help`.
+
+    baselines: False leaves out what always runs beside the selectors, where a study has it already.
+    """
     asked = modes or ("replay",)
     for mode in asked:
         if mode not in MODES:
@@ -72,6 +76,7 @@ def quality_step(
         check_budgets(numbers("--budget", budgets), longest + tokens),
         tuple(swaps),
         tokens,
+        baselines,
     )
     facts = _manifest(loaded, model, revision, protocol, seed, entropy)
     quality = create(output, facts, resume, force)

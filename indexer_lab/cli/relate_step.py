@@ -50,7 +50,7 @@ def relate_step(
     known = list(fidelity.manifest["targets"])
     goal = target or ("head_sum" if "head_sum" in known else known[0])
     kind = mode or str(runs.manifest["modes"][0])
-    joined = join(fidelity.frame(NEEDED), runs.frame(), goal, kind)
+    joined = join(fidelity.tokens(NEEDED), runs.frame(), goal, kind)
     facts = {
         "indexer_lab": __version__,
         "kind": "relate",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from indexer_lab import capturing
+from indexer_lab.cli.spread import WHOLE, Spread
 from indexer_lab.errors import InputError, unknown_name
 from indexer_lab.positions import parse
 from indexer_lab.progress import progress
@@ -32,9 +33,13 @@ def capture_step(
     positions: str = "last:256",
     values: bool = False,
     witnesses: int = 4,
+    decode: int = 0,
     device: str = "cpu",
     dtype: str = "auto",
     trust_remote_code: bool = False,
+    stream_layers: bool = False,
+    device_map: str | None = None,
+    tensor_parallel: bool = False,
     seed: int = 0,
     resume: bool = False,
     force: bool = False,
@@ -43,15 +48,25 @@ def capture_step(
 ) -> Capture:
     """Loads the model, encodes the prompts and captures every sample; see `capture --help`."""
     rule = parse(positions, seed)
+    spread = Spread(stream_layers, device_map, tensor_parallel, decode)
     loaded = load_step(
         model, revision, prompts, tasks, length, samples, limit, layers, device, dtype,
-        trust_remote_code, seed,
+        trust_remote_code, seed, spread=spread,
     )  # fmt: skip
     encoded = loaded.encoded
-    plan = capturing.Plan(loaded.layers, rule, positions, values, witnesses)
+    plan = capturing.Plan(loaded.layers, rule, positions, values, witnesses, decode)
     facts = capturing.manifest(loaded.model, model, revision, encoded, plan, seed)
+    if stream_layers:
+        from indexer_lab.cli.streamed_step import streamed_step
+
+        return streamed_step(
+            loaded.model, encoded, plan, facts, output, resume, force, quiet or as_json
+        )
+    run = capturing.run
+    if tensor_parallel:
+        from indexer_lab.capturing_parallel import run_parallel as run
     with progress("capture", len(encoded), quiet) as advance:
-        return capturing.run(loaded.model, encoded, plan, facts, output, resume, force, advance)
+        return run(loaded.model, encoded, plan, facts, output, resume, force, advance)
 
 
 @dataclass(frozen=True)
@@ -81,24 +96,70 @@ def load_step(
     trust_remote_code: bool,
     seed: int,
     room: int = 0,
+    spread: Spread = WHOLE,
 ) -> Loaded:
     """The model, its tokenizer where one is needed, the prompts in token ids, and the layers that
     a text like 0,3,10-20 names (None: all).
 
     room: tokens that the model must have left after a built-in prompt, which is made shorter for
           it.
+    spread: how a model gets in that is larger than one device.
     """
-    if (prompts is None) == (not tasks):
-        raise InputError("give either --prompts FILE or --task NAME: what should the model read?")
-    asked = read(prompts, limit) if prompts is not None else None
+    _one_of(prompts, tasks)
 
     import torch
 
-    from indexer_probes.loading import load_model, load_tokenizer
-
     torch.manual_seed(seed)
-    place, config = _find(model, revision, trust_remote_code)
-    chosen, limits = capturing.layers_of(config, layers), capturing.limits_of(config)
+    place, config = _find(model, revision, trust_remote_code, spread.stream_layers)
+    chosen = capturing.layers_of(config, layers)
+    tokenizer, encoded = _read(
+        place, config, revision, prompts, tasks, length, samples, limit, trust_remote_code, seed,
+        room,
+    )  # fmt: skip
+    opened = spread.load(place, revision, dtype, device, trust_remote_code)
+    module = opened.module if spread.stream_layers else opened
+    return Loaded(opened, tokenizer, encoded, capturing.attending(module, layers, chosen))
+
+
+def lengths_step(
+    model: str,
+    prompts: Path | None,
+    tasks: tuple[str, ...],
+    length: int,
+    samples: int,
+    seed: int,
+    room: int = 0,
+) -> list[int]:
+    """Tokens of every prompt that the same settings give `load_step`; no weight is read."""
+    _one_of(prompts, tasks)
+    place, config = _find(model, None, False)
+    read = _read(place, config, None, prompts, tasks, length, samples, None, False, seed, room)
+    return [prompt.given for prompt in read[1]]
+
+
+def _one_of(prompts: Path | None, tasks: tuple[str, ...]) -> None:
+    if (prompts is None) == (not tasks):
+        raise InputError("give either --prompts FILE or --task NAME: what should the model read?")
+
+
+def _read(
+    place: str,
+    config: Any,
+    revision: str | None,
+    prompts: Path | None,
+    tasks: tuple[str, ...],
+    length: int,
+    samples: int,
+    limit: int | None,
+    trust_remote_code: bool,
+    seed: int,
+    room: int,
+) -> tuple[Any, list[capturing.Encoded]]:
+    """The tokenizer, where one is needed, and the prompts in token ids."""
+    from indexer_probes.loading import load_tokenizer
+
+    asked = read(prompts, limit) if prompts is not None else None
+    limits = capturing.limits_of(config)
     tokenizer = None
     if asked is None or any(prompt.text is not None for prompt in asked):
         tokenizer = load_tokenizer(place, revision, trust_remote_code)
@@ -106,20 +167,27 @@ def load_step(
         most = limits.length
         fitting = min(length, most - room) if room and most is not None else length
         asked = built_in(tasks, tokenizer, fitting, samples, seed)[:limit]
-    encoded = capturing.encode(asked, tokenizer, limits)
-    loaded = load_model(place, revision, dtype, device, trust_remote_code)
-    return Loaded(loaded, tokenizer, encoded, chosen)
+    return tokenizer, capturing.encode(asked, tokenizer, limits)
 
 
-def _find(model: str, revision: str | None, trust_remote_code: bool) -> tuple[str, Any]:
+def _find(
+    model: str, revision: str | None, trust_remote_code: bool, on_disk: bool = False
+) -> tuple[str, Any]:
     """Where a model is and its configuration, read before any weight so that a wrong name, family
-    or layer costs nothing. Raises ProbeError, or InputError when a shipped name was misspelled."""
+    or layer costs nothing. Raises ProbeError, or InputError when a shipped name was misspelled.
+
+    on_disk: no hub is asked; the place of a hub model is its folder in the cache.
+    """
     from indexer_lab.reference import names, resolve
     from indexer_probes.errors import ProbeError
     from indexer_probes.loading import load_config
 
     place = resolve(model)
     try:
+        if on_disk:
+            from indexer_probes.streaming.checkpoint import checkpoint_folder
+
+            place = str(checkpoint_folder(place, revision))
         return place, load_config(place, revision, trust_remote_code)
     except ProbeError as error:
         close = difflib.get_close_matches(model, names(), n=1)

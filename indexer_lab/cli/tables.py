@@ -32,7 +32,17 @@ def _number(value: Any) -> str:
 def print_proofs(proofs: list[Proof]) -> None:
     """The worst difference per layer, over all samples."""
     table = Table(title="worst difference per layer")
-    for name in ("layer", "weights", "allowed", "swapped keys", "score gap", "allowed", "holds"):
+    names = (
+        "layer",
+        "weights",
+        "allowed",
+        "indexer",
+        "swapped keys",
+        "score gap",
+        "allowed",
+        "holds",
+    )
+    for name in names:
         table.add_column(name, justify="right")
     for layer in sorted({proof.layer for proof in proofs}):
         here = [proof for proof in proofs if proof.layer == layer]
@@ -40,6 +50,7 @@ def print_proofs(proofs: list[Proof]) -> None:
             *_cells(
                 layer,
                 *_worst(here, "weights_error", "weights_allowed"),
+                here[0].indexer,
                 sum(proof.swapped or 0 for proof in here),
                 *_worst(here, "score_gap", "score_allowed"),
             ),
@@ -56,11 +67,14 @@ def _worst(proofs: list[Proof], found: str, allowed: str) -> tuple[float | None,
 
 
 def print_summary(summary: pd.DataFrame, measures: list[str]) -> None:
-    """One line per target, budget and selector."""
-    for (target, budget), part in summary.groupby(["target", "budget"]):
+    """One line per target, level, budget and selector."""
+    of_units = (summary["level"] == "unit").any()
+    keys = ["target", "level", "budget"]
+    for (target, level, budget), part in summary.groupby(keys, observed=True):
         share = part["trivial"].iloc[0]
+        unit = f" {level}s" if of_units else ""
         table = Table(
-            title=f"target {target}, budget {budget}: {part['rows'].iloc[0]:,} rows, "
+            title=f"target {target}, budget {budget}{unit}: {part['rows'].iloc[0]:,} rows, "
             f"{share:.1%} trivial rows left out",
             title_justify="left",
         )

@@ -128,13 +128,17 @@ def _run(
 
     from accelerate import PartialState
 
+    from indexer_lab.backend import device_named
     from indexer_lab.training import models
     from indexer_lab.training.config import read_plan
     from indexer_lab.training.loop import last_row
 
     steps = read_plan(plan)
+    if device is not None:
+        device_named(device)
     processes = PartialState(cpu=device == "cpu")
     network, tokenizer = _start(steps, model, device or str(processes.device))
+    models.fit(network, tokenizer, steps)
     limit = math.inf if hours is None else hours * 3600
     stage(steps, network, tokenizer, output, resume=resume, quiet=quiet or as_json, limit=limit)
     if not processes.is_main_process:

@@ -28,7 +28,7 @@ class Block:
         self.rows = rows
         self.kernels = kernels
         self.positions = record.positions[rows]  # (row,)
-        self.visible = record.mask.count(self.positions)  # (row,)
+        self.visible = record.count(rows)  # (row,)
 
     @cached_property
     def logits(self) -> Tensor:
@@ -93,6 +93,10 @@ class Block:
 
     def sees(self, positions: Tensor) -> Tensor:
         """bool like positions [..., row, place]: inside the keys and visible to the row's query."""
+        if self.record.entries is not None:  # seen through an entry too, beyond the window
+            inside = (positions >= 0) & (positions < self.record.length)
+            seen = self.record.visible(self.rows).expand(*positions.shape[:-1], -1)
+            return inside & seen.gather(-1, positions.masked_fill(~inside, 0))
         query = self.positions[:, None]
         window = self.record.mask.window
         seen = (positions >= 0) & (positions <= query)

@@ -22,10 +22,12 @@ OTHER_LENGTH = -1.0
 class LmEvalQuestion:
     """What lm-eval asks about one document. room: most tokens that an answer takes.
 
-    whole: tokens of the longest prompt before lm-eval cuts it to the model's limit.
+    ids:   token ids of the longest prompt, as lm-eval cuts it to the model's limit.
+    whole: its tokens before that.
     """
 
     info: SampleInfo
+    ids: list[int]
     task: Any
     requests: tuple[Any, ...]
     room: int
@@ -62,11 +64,11 @@ def _question(
     name: str, task: Any, number: int, requests: list[Any], lm: Steered
 ) -> LmEvalQuestion:
     requests.sort(key=lambda request: request.idx)
-    whole = max(len(lm.tok_encode(request.args[0])) for request in requests)
+    prompt = max((lm.tok_encode(request.args[0]) for request in requests), key=len)
     room = max(_room(request, lm) for request in requests)
-    length = max(1, min(whole, lm.max_length - room))
-    info = SampleInfo(f"{name}-{number}", f"lm-eval:{name}", length)
-    return LmEvalQuestion(info, task, tuple(requests), room, whole)
+    ids = prompt[-max(1, min(len(prompt), lm.max_length - room)) :]
+    info = SampleInfo(f"{name}-{number}", f"lm-eval:{name}", max(1, len(ids)))
+    return LmEvalQuestion(info, ids, task, tuple(requests), room, len(prompt))
 
 
 def _room(request: Any, lm: Steered) -> int:

@@ -23,10 +23,10 @@ from indexer_probes.steering import steer
 
 @dataclass(frozen=True)
 class HelmetQuestion:
-    """A sample as the model gets it. ids: int64 [token]. begins: what its output goes on from."""
+    """A sample as the model gets it. begins: what its output goes on from."""
 
     info: SampleInfo
-    ids: Tensor
+    ids: list[int]
     task: HelmetTask
     answers: list[str]
     begins: str
@@ -67,8 +67,7 @@ def _question(
     info = SampleInfo(f"helmet-{name}-{length}-{sample.line}", f"helmet:{name}", len(ids))
     begins = "" if chat else task.answer.format(**fields)
     depth = NAN if task.kind == "kilt" else _depth(text, sample.answers, words, len(ids))
-    tensor = torch.tensor(ids, dtype=torch.int64)
-    return HelmetQuestion(info, tensor, task, sample.answers, begins, depth)
+    return HelmetQuestion(info, ids, task, sample.answers, begins, depth)
 
 
 @dataclass(frozen=True)
@@ -149,10 +148,15 @@ class HelmetExam:
         return self._forced(Trial("replay", DENSE, 0))
 
     def _forced(self, trial: Trial) -> Tensor:
-        return forced(self._model, trial, self._question.ids, self._dense)
+        return forced(self._model, trial, self._ids, self._dense)
+
+    @property
+    def _ids(self) -> Tensor:
+        """int64 [token]"""
+        return torch.tensor(self._question.ids, dtype=torch.int64)
 
     def _generated(self, trial: Trial) -> list[int]:
-        ids, tokens = self._question.ids, self._question.task.tokens
+        ids, tokens = self._ids, self._question.task.tokens
         with steer(self._model, trial.choose(), trial.layers, trial.first(len(ids))):
             return generate_alone(self._model, ids, tokens, self._ends)
 

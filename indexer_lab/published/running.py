@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from typing import Protocol as Shape
 from typing import TypeVar
@@ -10,14 +11,20 @@ import pyarrow as pa
 
 from indexer_lab.quality.trial import Protocol, Trial
 from indexer_lab.store.capture import SampleInfo
+from indexer_lab.store.files import written
 from indexer_lab.store.quality import SCHEMA, Quality, Sheets
+
+PROMPTS = "prompts.jsonl"
 
 
 class Question(Shape):
-    """A published sample as it waits. depth: share of the prompt before the needle, or nan."""
+    """A published sample as it waits. ids: its prompt's tokens. depth: share of the prompt before
+    the needle, or nan."""
 
     @property
     def info(self) -> SampleInfo: ...
+    @property
+    def ids(self) -> list[int]: ...
     @property
     def depth(self) -> float: ...
 
@@ -49,6 +56,17 @@ def run(
         if not quality.part(info).exists():
             quality.save(info, Sheets(_table(question, sit(question), protocol)))
         done(info.id)
+
+
+def keep_prompts(questions: Iterable[Question], quality: Quality) -> None:
+    """Writes the samples' prompts as token ids beside their rows, for `capture --prompts`: what a
+    selector missed on them can then be related to what that cost."""
+    lines = [
+        json.dumps({"id": each.info.id, "task": each.info.task, "input_ids": each.ids})
+        for each in questions
+    ]
+    with written(quality.path / PROMPTS) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _table(question: Question, exam: Exam, protocol: Protocol) -> pa.Table:

@@ -47,7 +47,11 @@ class Ranker(Protocol):
 
 
 class Selector(Protocol):
-    """Frozen settings. `fit` may read the whole record but never the exact answer's support."""
+    """Frozen settings. `fit` may read the whole record but never the exact answer's support.
+
+    One with `ranks_units = True` asks a record for logits and its indexer alone, and so ranks units
+    as it ranks tokens; the others need a key for each token.
+    """
 
     def fit(self, record: LayerRecord) -> Ranker: ...
 
@@ -57,7 +61,8 @@ class Selector(Protocol):
 class ScoreRanker:
     """Ranks by a score of every key; ranks once at the largest budget asked so far.
 
-    score: maps a slice of query rows to float32 [set, row, key], nothing masked.
+    score: maps a slice of query rows to float32 [set, row, key].
+    masked: whether `score` has hidden keys at -inf already.
     sets:  1 when all heads share the selection, else the number of query heads.
     width: [row, key] blocks that `score` holds at once, where that is more than one a query head;
            rows are taken in chunks that keep them within the record's chunk size.
@@ -71,8 +76,10 @@ class ScoreRanker:
         sets: int,
         width: int | None = None,
         kernel: Callable[[int], Support | None] | None = None,
+        masked: bool = False,
     ):
         self.record = record
+        self.masked = masked
         self.score = score
         self.sets = sets
         self.kernel = kernel
@@ -80,8 +87,10 @@ class ScoreRanker:
         self._ranked: Support | None = None
 
     def scores(self, rows: slice) -> Tensor:
-        hidden = ~self.record.visible(rows)
-        return self.score(rows).masked_fill(hidden, float("-inf"))
+        scores = self.score(rows)
+        if self.masked:
+            return scores
+        return scores.masked_fill(~self.record.visible(rows), float("-inf"))
 
     def top(self, budget: int) -> Support:
         if self._ranked is None or self._ranked.shape[-1] < budget:
@@ -97,6 +106,44 @@ class ScoreRanker:
             return torch.cat([topk(self.scores(rows), budget)[1] for rows in chunks], dim=1)
         except KernelError as error:
             raise InputError(f"layer {self.record.layer}: {error}") from error
+
+
+class BudgetRanker:
+    """Ranks anew for each budget, once: what one budget picks need not begin a larger one's picks.
+
+    pick:  rows and budget -> int64 [set, row, budget].
+    width: [row, key] blocks that `pick` holds at once.
+    """
+
+    def __init__(self, record: LayerRecord, pick: Callable[[slice, int], Support], width: int):
+        self.record = record
+        self.pick = pick
+        self.width = width
+        self._known: dict[int, Support] = {}
+
+    def scores(self, rows: slice) -> None:
+        return None
+
+    def top(self, budget: int) -> Support:
+        if budget not in self._known:
+            chunks = self.record.chunks(self.width)
+            try:
+                self._known[budget] = torch.cat([self.pick(rows, budget) for rows in chunks], dim=1)
+            except KernelError as error:
+                raise InputError(f"layer {self.record.layer}: {error}") from error
+        return self._known[budget]
+
+
+def product_ranker(record: LayerRecord, queries: Tensor, keys: Tensor) -> ScoreRanker:
+    """Ranks, each query head for itself, by the product of stand-ins for queries and keys.
+
+    queries: [head, query, d], keys: [kv_head, key, d], of any d.
+    """
+
+    def score(rows: slice) -> Tensor:
+        return record.products(queries, keys, rows) * record.scale
+
+    return ScoreRanker(record, score, record.heads, width=2 * record.heads)
 
 
 class NativeRanker:
@@ -123,21 +170,35 @@ def pad(support: Support, budget: int) -> Support:
     return torch.nn.functional.pad(support, (0, budget - support.shape[-1]), value=-1)
 
 
-def need_indexer(record: LayerRecord, selector: str) -> None:
-    """Raises InputError when a selector wants index tensors that this capture does not hold."""
+def every_key(record: LayerRecord) -> Support:
+    """int64 [1, query, key]: the support of dense attention."""
+    return torch.arange(record.length, device=record.queries.device).expand(1, record.rows, -1)
+
+
+class NoIndexer(InputError):
+    """A layer without an indexer, asked for its selection."""
+
+
+def ranks_units(selector: object) -> bool:
+    """Whether a selector can rank units that have no key of their own."""
+    return bool(getattr(selector, "ranks_units", False))
+
+
+def need_indexer(record: LayerRecord, selector: str) -> IndexerRecord:
+    """The record's indexer. Raises NoIndexer when a selector wants index tensors that this layer of
+    the capture does not hold."""
     if record.indexer is None:
-        raise InputError(
+        raise NoIndexer(
             f"selector {selector!r} needs indexer tensors, and layer {record.layer} of this "
             "capture has none: its model has no native indexer; choose a selector of the main "
             "queries and keys instead"
         )
+    return record.indexer
 
 
 def token_indexer(record: LayerRecord, selector: str) -> IndexerRecord:
     """The record's indexer, which must select tokens one by one. Raises InputError."""
-    need_indexer(record, selector)
-    indexer = record.indexer
-    assert indexer is not None
+    indexer = need_indexer(record, selector)
     if indexer.spans is not None:
         raise InputError(
             f"selector {selector!r} ranks tokens, and layer {record.layer}'s indexer selects "
@@ -150,9 +211,10 @@ def index_cost(indexer: IndexerRecord, bits: int, scale_bits: int = 0) -> Cost:
     """Every index key read once, `bits` a value and `scale_bits` a key; a multiply-add for each
     index head, key and dimension, and one a head and key for its weight."""
     dim, heads = indexer.keys.shape[-1], indexer.queries.shape[0]
+    keys = indexer.keys.shape[0]
     return Cost(
-        bytes_read=indexer.units * (dim * bits + scale_bits) / 8,
-        multiply_adds=float(indexer.units * heads * (dim + 1)),
+        bytes_read=keys * (dim * bits + scale_bits) / 8,
+        multiply_adds=float(keys * heads * (dim + 1)),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,6 +20,8 @@ class Exact:
     backend: auto for kernels on a GPU, or triton or torch; docs/kernels.md says what each computes.
     """
 
+    ranks_units: ClassVar[bool] = True
+
     target: str = "per_head"
     backend: Backend = "auto"
 
@@ -32,14 +35,18 @@ class Exact:
             lambda rows: goal.chunk(record, rows, 1),
             goal.sets(record),
             kernel=(lambda budget: goal.top(record, budget, self.backend)) if kernels else None,
+            masked=True,
         )
 
     def cost(self, record: LayerRecord, budget: int) -> Cost:
-        """All keys once in the stored dtype; one multiply-add a head, key and dimension."""
-        dim = record.queries.shape[-1]
+        """All keys once in the stored dtype, beside compressed entries those of the window and the
+        entries; one multiply-add a head, key and dimension."""
+        dim, keys = record.queries.shape[-1], record.length
+        if record.entries is not None:
+            keys = min(keys, record.mask.window or keys) + record.entries.count
         return Cost(
-            bytes_read=bytes_per_key(record) * record.length,
-            multiply_adds=float(record.heads * record.length * dim),
+            bytes_read=bytes_per_key(record) * keys,
+            multiply_adds=float(record.heads * keys * dim),
         )
 
 

@@ -17,6 +17,13 @@ from indexer_lab.errors import InputError
 
 PLACE = re.compile(r"^Error in .*? at \S+:\d+: ", re.DOTALL)  # a C++ signature, file and line
 METHOD = re.compile(r"^\w+(?:::\w+)+:\s*")  # a C++ name that opens some messages
+GPU_FORMS = {
+    "IndexFlat": "Flat",
+    "IndexIVFFlat": "IVF…,Flat",
+    "IndexIVFPQ": "IVF…,PQ…",
+    "IndexIVFScalarQuantizer": "IVF…,SQ…",
+}
+"""FAISS class -> its spelling in a factory string: what has a GPU form."""
 BROKEN = re.compile(r"^(?:Error: )?'(?P<rule>.*?)' failed:?\s*(?P<reason>.*)$", re.DOTALL)
 
 
@@ -126,7 +133,21 @@ def need_gpu() -> None:
         raise InputError("faiss device=gpu: FAISS finds no GPU on this machine; leave device out")
 
 
+def need_gpu_form(index: Any, factory: str) -> None:
+    """Raises InputError for a type that FAISS cannot put on a GPU, before anything is trained."""
+    faiss = faiss_module()
+    *around, core = parts(index)
+    passed_on = (faiss.IndexPreTransform, faiss.VectorTransform)
+    plain = all(isinstance(part, passed_on) for part in around)
+    if not plain or type(core).__name__ not in GPU_FORMS:  # a subclass would lose what it adds
+        raise InputError(
+            f"faiss {factory!r}: FAISS has no GPU form of it; on a GPU it has "
+            f"{', '.join(GPU_FORMS.values())}, also behind PCA or OPQ. Use one of these, or leave "
+            "device=gpu out"
+        )
+
+
 def to_gpu(index: Any) -> Any:
-    """The trained index on the first GPU. Raises RuntimeError for a type without a GPU form."""
+    """The trained index on the first GPU."""
     faiss = faiss_module()
     return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)

@@ -15,6 +15,7 @@ from indexer_lab.selectors.faiss_engine import (
     faiss_module,
     make_quick,
     need_gpu,
+    need_gpu_form,
     refusals,
     same_threads,
     set_seed,
@@ -36,7 +37,8 @@ class Faiss:
     nprobe:   lists an IVF index visits, none for FAISS's default of 1.
     efSearch: candidates an HNSW index keeps, none for FAISS's default; it keeps k if that is more.
     seed:     of the clustering and of HNSW's levels.
-    device:   cpu or gpu; gpu needs faiss-gpu, which serves at most 2048 keys a query.
+    device:   cpu or gpu; gpu needs faiss-gpu, which serves at most 2048 keys a query and has only
+              Flat and IVF with Flat, PQ or SQ.
 
     Causality: keys are added in order and a query is searched before any later key is added, so the
     index holds what a decode step's would; types that take no key after the first batch (NSG) are
@@ -61,8 +63,6 @@ class Faiss:
     def fit(self, record: LayerRecord) -> Ranker:
         keys = arrays(record, record.float_keys, "keys")
         queries = arrays(record, record.queries.float(), "queries")
-        if self.device == "gpu":
-            need_gpu()
         with same_threads():
             indexes = [self._placed(np.ascontiguousarray(head)) for head in keys]
         return _FaissRanker(self, record, indexes, keys, queries)
@@ -70,10 +70,7 @@ class Faiss:
     def follow(self) -> FaissFollower:
         """Along a running sequence: trained on the prompt's keys and never again, each token's key
         added as it comes."""
-        gpu = self.device == "gpu"
-        if gpu:
-            need_gpu()
-        return FaissFollower(self.factory, gpu, self._trained)
+        return FaissFollower(self.factory, self.device == "gpu", self._trained)
 
     def cost(self, record: LayerRecord, budget: int) -> Cost:
         """An exhaustive index reads each key head's codes once and spends one multiply-add a query
@@ -110,6 +107,9 @@ class Faiss:
     def _trained(self, keys: np.ndarray) -> Any:
         """An empty index on the CPU, trained on keys float32 [key, dim]. Raises InputError."""
         index = self._made(keys.shape[-1])
+        if self.device == "gpu":
+            need_gpu()
+            need_gpu_form(index, self.factory)
         make_quick(index)
         set_seed(index, self.seed)
         with refusals(self.factory):

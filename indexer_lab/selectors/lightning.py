@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,9 +12,13 @@ from indexer_kernels.quantize import Quantised, e2m1, e4m3, hadamard, integer
 from indexer_kernels.topk import KernelError
 from indexer_lab.backend import Backend, use_kernels
 from indexer_lab.errors import InputError
-from indexer_lab.selectors.base import Cost, Ranker, ScoreRanker, index_cost, token_indexer
+from indexer_lab.selectors.base import Cost, Ranker, ScoreRanker, index_cost, need_indexer
+from indexer_lab.selectors.expanded import Expanded
+from indexer_lab.unit_level import UnitRecord, has_units, unit_record
+from indexer_probes import units
 from indexer_probes.records import IndexerRecord, LayerRecord
 
+Precision = Literal["native", "fp8", "fp4", "int8"]
 BITS = {"fp8": 8, "int8": 8, "fp4": 4}
 SCALE_BITS = {"fp8": 8, "int8": 32, "fp4": 8}  # ue8m0, float32, ue8m0
 BLOCK = {"fp4": 32}
@@ -36,10 +40,12 @@ class Lightning:
                and fp4, no for int8.
     backend:   auto for the kernel on a GPU, or triton or torch. The kernel takes index vectors of
                up to 256 bytes (fp8: 256 values, bf16: 128, float32: 64); auto leaves longer ones
-               to torch.
+               to torch, and an indexer that selects units.
     """
 
-    precision: Literal["native", "fp8", "fp4", "int8"] = "native"
+    ranks_units: ClassVar[bool] = True
+
+    precision: Precision = "native"
     hadamard: bool | None = None
     backend: Backend = "auto"
 
@@ -48,8 +54,12 @@ class Lightning:
             raise ValueError("hadamard = true rotates before rounding, and native rounds nothing")
 
     def fit(self, record: LayerRecord) -> Ranker:
-        indexer = token_indexer(record, "lightning")
-        coded, factors = self._coded(indexer)
+        indexer = need_indexer(record, "lightning")
+        if has_units(record):
+            return Expanded(self.fit(unit_record(record)), record)
+        if isinstance(record, UnitRecord):
+            return self._of_units(record, indexer)
+        coded, factors = self.coded(indexer)
         dtype = CODES.get(self.precision)
         if use_kernels(self.backend, record.queries.device, _obstacle(indexer, dtype)):
             from indexer_lab.selectors.lightning_kernel import LightningKernel
@@ -63,17 +73,29 @@ class Lightning:
 
         return ScoreRanker(record, score, 1, width=2 * indexer.queries.shape[0])
 
+    def _of_units(self, record: UnitRecord, indexer: IndexerRecord) -> Ranker:
+        """Scores of units as the model pools, masks and forces them, from rounded operands."""
+        use_kernels(self.backend, record.queries.device, "its indexer selects units, not tokens")
+        if self.precision != "native":
+            queries, keys = self._rounded(indexer.queries), self._rounded(indexer.keys)
+            indexer = replace(indexer, queries=queries.dequantise(), keys=keys.dequantise())
+
+        def score(rows: slice) -> Tensor:
+            return units.ranked(indexer, rows, record.base.positions[rows])
+
+        return ScoreRanker(record, score, indexer.sets, width=2 * indexer.queries.shape[0])
+
     def cost(self, record: LayerRecord, budget: int) -> Cost:
         """Every index key once: dim * bits / 8 bytes and its scales; a multiply-add for each index
         head, key and dimension, and one more a head and key for its weight."""
-        indexer = token_indexer(record, "lightning")
+        indexer = need_indexer(record, "lightning")
         if self.precision == "native":
             return index_cost(indexer, bits=8 * indexer.keys.element_size())
         dim = indexer.keys.shape[-1]
         scales = -(-dim // BLOCK.get(self.precision, dim)) * SCALE_BITS[self.precision]
         return index_cost(indexer, BITS[self.precision], scale_bits=scales)
 
-    def _coded(self, indexer: IndexerRecord) -> tuple[IndexerRecord, Tensor | None]:
+    def coded(self, indexer: IndexerRecord) -> tuple[IndexerRecord, Tensor | None]:
         """The indexer over codes, and the factor [key] on its scores, None for 1."""
         if self.precision == "native":
             return indexer, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ class Random:
           query position and key position: it stays the same whatever else was captured, and a
           smaller budget takes a prefix of a larger one's draw.
     """
+
+    ranks_units: ClassVar[bool] = True
 
     seed: int = 0
 

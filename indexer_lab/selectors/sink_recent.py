@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ class SinkRecent:
     sinks: how many of the first positions come before any recent key; a window that hides them
            leaves their places to recent keys. Source: StreamingLLM (arXiv 2309.17453), 4 sinks.
     """
+
+    ranks_units: ClassVar[bool] = True
 
     sinks: int = 4
 

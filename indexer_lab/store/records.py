@@ -14,9 +14,11 @@ from torch import Tensor
 from indexer_lab.errors import InputError
 from indexer_lab.store.files import written
 from indexer_probes.records import (
+    Entries,
     IndexerRecord,
     LatentKeys,
     LayerRecord,
+    Layout,
     MaskRule,
     PlainKeys,
     Witness,
@@ -75,9 +77,19 @@ def _metadata(record: LayerRecord) -> dict[str, str]:
         "layer": record.layer,
         "scale": record.scale,
         "window": record.mask.window,
-        "indexer": indexer and {"scale": indexer.scale, "activation": indexer.activation},
+        "indexer": indexer and _indexer_facts(indexer),
     }
     return {"record": json.dumps(facts, sort_keys=True)}
+
+
+def _indexer_facts(indexer: IndexerRecord) -> dict[str, Any]:
+    """What of an indexer is no tensor; what only some families have is left out where it is not."""
+    facts: dict[str, Any] = {"scale": indexer.scale, "activation": indexer.activation}
+    if indexer.units_of is not None:
+        facts["units"] = vars(indexer.units_of)
+    if indexer.source is not None:
+        facts["source"] = indexer.source
+    return facts
 
 
 def _build(tensors: dict[str, Tensor], facts: dict[str, Any]) -> LayerRecord:
@@ -90,6 +102,7 @@ def _build(tensors: dict[str, Tensor], facts: dict[str, Any]) -> LayerRecord:
         mask=MaskRule(facts["window"], tensors.get("mask.sinks")),
         indexer=_indexer(tensors, facts),
         witness=_witness(tensors),
+        entries=_entries(tensors),
     )
 
 
@@ -104,15 +117,25 @@ def _keys(tensors: dict[str, Tensor]) -> PlainKeys | LatentKeys:
 def _indexer(tensors: dict[str, Tensor], facts: dict[str, Any]) -> IndexerRecord | None:
     if "indexer.queries" not in tensors:
         return None
+    known = facts["indexer"]
     return IndexerRecord(
         queries=tensors["indexer.queries"],
         keys=tensors["indexer.keys"],
         weights=tensors["indexer.weights"],
-        scale=facts["indexer"]["scale"],
+        scale=known["scale"],
         native=tensors["indexer.native"],
-        activation=facts["indexer"]["activation"],
+        activation=known["activation"],
         spans=tensors.get("indexer.spans"),
+        units_of=Layout(**known["units"]) if "units" in known else None,
+        source=known.get("source"),
+        turns=tensors.get("indexer.turns"),
     )
+
+
+def _entries(tensors: dict[str, Tensor]) -> Entries | None:
+    if "entry_keys" not in tensors:
+        return None
+    return Entries(tensors["entry_keys"], tensors["entry_spans"], tensors.get("entry_values"))
 
 
 def _witness(tensors: dict[str, Tensor]) -> Witness | None:

@@ -42,6 +42,13 @@ class Scores:
             raise InputError(f"{self.path} holds no scores yet; finish the run with score --resume")
         return pa.concat_tables([_read(path, columns) for path in paths]).to_pandas()
 
+    def tokens(self, columns: list[str] | None = None) -> pd.DataFrame:
+        """`frame` without the rows of units, whose budgets count other things: what figures draw
+        and quality is related to. A table of one kind of row is as it is on disk."""
+        frame = self.frame(None if columns is None else [*columns, "level"])
+        kept = frame[frame["level"] == "token"]
+        return kept if columns is None else kept[columns]
+
 
 def create(
     path: Path, manifest: dict[str, Any], resume: bool = False, force: bool = False

@@ -28,13 +28,19 @@ class Ruler:
         return self.known[path, index]
 
 
+NEAR = 2  # lines of text that may stand between two facts that are planted close together
+
+
 def plant(
-    episode: Episode, rng: Random, ruler: Ruler, length: int, split: str, task: str, name: str
-) -> Sample:
+    episode: Episode, rng: Random, ruler: Ruler, length: int, split: str, task: str, name: str,
+    close: bool = False,
+) -> Sample:  # fmt: skip
     """Spreads an episode's lines over real text so that text and answers fill `length` tokens.
 
     length: tokens of the text, every question and every answer; at most that many are used, and
-    the shortfall is less than a line of text.
+            the shortfall is less than a line of text.
+    close:  about half of the lines stand within NEAR lines of another: by chance that is rare, and
+            a model that never saw it confuses their order.
     Raises InputError when the lines and questions alone are longer than `length`.
     """
     asked = [f"{question.prompt} {question.answer}\n" for question in episode.questions]
@@ -47,7 +53,7 @@ def plant(
         )
     hay = stretch(rng, ruler, room, split)
     while True:
-        sample = _assemble(episode, Random(name), hay, task, name)
+        sample = _assemble(episode, Random(name), hay, task, name, close)
         tokens = ruler.measure(sample.text)
         answers = sum(ruler.measure(text) for text in asked[1:])
         answers += ruler.measure(f" {sample.answer}\n")
@@ -76,12 +82,25 @@ def stretch(rng: Random, ruler: Ruler, room: int, split: str) -> list[str]:
     return taken
 
 
-def _assemble(episode: Episode, rng: Random, hay: Sequence[str], task: str, name: str) -> Sample:
+def _places(rng: Random, count: int, hay: int, close: bool) -> list[int]:
+    """Before which of `hay` lines each of `count` lines goes, in increasing order."""
+    places: list[int] = []
+    for _ in range(count):
+        if close and places and rng.random() < 0.5:
+            places.append(min(hay, rng.choice(places) + rng.randint(0, NEAR)))
+        else:
+            places.append(rng.randint(0, hay))
+    return sorted(places)
+
+
+def _assemble(
+    episode: Episode, rng: Random, hay: Sequence[str], task: str, name: str, close: bool
+) -> Sample:
     """The text with its needles' places; `rng` decides where the lines go."""
-    places = [rng.randint(0, len(hay)) for _ in episode.lines]
     if episode.together:
-        places = [places[0]] * len(places)
-    places.sort()
+        places = [rng.randint(0, len(hay))] * len(episode.lines)
+    else:
+        places = _places(rng, len(episode.lines), len(hay), close)
     parts: list[str] = []
     starts: list[int] = []
     position = 0

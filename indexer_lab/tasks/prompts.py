@@ -57,13 +57,26 @@ def _draw(
     task: str, ruler: Ruler, length: int, count: int, seed: int, split: str, size: int
 ) -> Iterator[Sample]:
     for index in range(count):
-        yield draw(task, ruler, length, f"{task}-{length}-{seed}-{index}", split, size)
+        yield numbered(task, ruler, length, index, seed, split, size)
+
+
+def numbered(
+    task: str, ruler: Ruler, length: int, index: int, seed: int, split: str = "eval",
+    size: int | None = None,
+) -> Sample:  # fmt: skip
+    """Sample `index` of those that `prompts` gives."""
+    name = f"{task}-{length}-{seed}-{index}"
+    return draw(task, ruler, length, name, split, size or TASKS[task].size)
 
 
 def draw(
-    task: str, ruler: Ruler, length: int, name: str, split: str, size: int, questions: int = 1
-) -> Sample:
-    """One sample, all of it decided by its name; more `questions` end up in `Sample.later`."""
+    task: str, ruler: Ruler, length: int, name: str, split: str, size: int, questions: int = 1,
+    close: bool = False,
+) -> Sample:  # fmt: skip
+    """One sample, all of it decided by its name; more `questions` end up in `Sample.later`.
+
+    close: plant lines close together, as `plant` says.
+    """
     rng = Random(f"{split}-{name}-{size}")
     episode = TASKS[task].write(rng, words.keys(split), size, questions)
-    return plant(episode, rng, ruler, length, split, task, name)
+    return plant(episode, rng, ruler, length, split, task, name, close)

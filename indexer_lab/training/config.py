@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from indexer_lab.errors import InputError, unknown_name
-from indexer_lab.tasks import TASKS
+from indexer_lab.training.plan_check import check
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Plan:
     text:     share of the sequences that hold nothing but text.
     repeats:  share of the sequences that repeat a passage of random tokens, which teaches to look
               up what followed before; for the first steps of a new model.
+    close:    share of the samples whose lines are planted close together (`tasks.plant`).
     answers:  weight of the loss on answers beside the loss on text.
     indexer_lr: peak learning rate of the indexer in indexer-sparse.
     budget:   keys an indexer selects while it trains; by default the model's own index_topk.
@@ -57,6 +58,7 @@ class Plan:
     density: float = 0.5
     text: float = 0.1
     repeats: float = 0.0
+    close: float = 0.0
     answers: float = 1.0
     indexer_lr: float = 1e-3
     budget: int | None = None
@@ -86,8 +88,9 @@ def read_plan(path: str | Path) -> Plan:
     """A plan from YAML. Raises InputError for a missing file, an unknown key or a bad value."""
     try:
         content = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read the training plan {path}: {error}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"cannot read the training plan {path}: {reason}") from error
     return plan_of(content, str(path))
 
 
@@ -102,13 +105,6 @@ def plan_of(content: Any, source: str = "plan") -> Plan:
     for key in ("phases", "lr", "tasks"):
         if key not in content:
             raise InputError(f"{source} has no {key!r}: see the plans under analyses/training")
-    for task in content["tasks"]:
-        if task not in TASKS:
-            raise unknown_name(f"task in {source}", task, TASKS)
-    try:
-        phases = tuple(Phase(**phase) for phase in content["phases"])
-    except TypeError as error:
-        raise InputError(
-            f"{source}: a phase is {{length, batch, steps}}, found {content['phases']}"
-        ) from error
+    check(content, source)
+    phases = tuple(Phase(**phase) for phase in content["phases"])
     return Plan(**{**content, "phases": phases})

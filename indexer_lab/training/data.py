@@ -80,10 +80,11 @@ class Stream:
         return sorted({self.encode(word)[0] for word in spelled})
 
     def batch(self, phase: Phase, step: int, rank: int = 0) -> Batch:
-        """The batch of one step of one process."""
+        """The batch of one step and process: its share of what one would draw for all."""
+        first = rank * phase.batch
         rows = [
-            self._sequence(phase.length, f"{self.plan.seed}-{step}-{rank}-{row}")
-            for row in range(phase.batch)
+            self._sequence(phase.length, f"{self.plan.seed}-{step}-{row}")
+            for row in range(first, first + phase.batch)
         ]
         ids = torch.full((len(rows), phase.length + 1), self.pad)  # (sequence, token)
         kinds = torch.full_like(ids, UNLEARNED)
@@ -106,7 +107,8 @@ class Stream:
         task = rng.choices(list(self.plan.tasks), list(self.plan.tasks.values()))[0]
         most = max(1, int(length * self.plan.density / PER_UNIT[task]))
         size = rng.randint(1, min(most, 4 * TASKS[task].size))
-        sample = self._sample(task, length + 1, name, size)
+        close = rng.random() < self.plan.close
+        sample = self._sample(task, length + 1, name, size, close)
         if sample is None:
             ids = self.encode("".join(stretch(rng, self.ruler, length + 1, "train")))
             return ids, [TEXT] * len(ids)
@@ -120,11 +122,11 @@ class Stream:
             kinds += [kind] * len(tokens)
         return ids, kinds
 
-    def _sample(self, task: str, length: int, name: str, size: int) -> Sample | None:
+    def _sample(self, task: str, length: int, name: str, size: int, close: bool) -> Sample | None:
         """A sample with as many units as fit, `size` at most; None where not even one does."""
         while size:
             try:
-                return draw(task, self.ruler, length, name, "train", size, questions=size)
+                return draw(task, self.ruler, length, name, "train", size, size, close)
             except InputError:
                 size = size * 2 // 3
         return None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
 from typing import Any
 
@@ -72,30 +73,46 @@ def _set_budgets(model: PreTrainedModel, budgets: Sequence[Any]) -> None:
 
 @torch.no_grad()
 def solves(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sample: Sample, masked: bool
-) -> bool:
-    """Whether greedy decoding would write the whole answer and then end the line.
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, samples: Sequence[Sample],
+    masked: bool,
+) -> list[bool]:  # fmt: skip
+    """Whether greedy decoding would write each whole answer and then end the line.
 
     One forward pass decides it: greedy decoding follows the answer exactly when every token of the
-    answer is the most likely one after the tokens before it.
+    answer is the most likely one after the tokens before it. The samples run side by side; what
+    fills up the shorter ones stands behind them, where no causal query looks.
     masked: whether transformers builds its own causal mask (sparse mode) or none is needed.
     """
-    prompt = tokenizer.encode(sample.text, add_special_tokens=False)
-    answer = tokenizer.encode(f" {sample.answer}\n", add_special_tokens=False)
-    ids = torch.tensor([prompt + answer], device=model.device)  # (1, token)
+    answers = [_ids(tokenizer, f" {sample.answer}\n") for sample in samples]
+    pairs = zip(samples, answers, strict=True)
+    texts = [_ids(tokenizer, sample.text) + answer for sample, answer in pairs]
+    longest = max(map(len, texts))
+    ids = torch.tensor([text + [0] * (longest - len(text)) for text in texts])  # (sample, token)
     mask = None if masked else no_mask(model)
-    logits = model(
-        input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=len(answer) + 1
-    ).logits[0, :-1]
-    return logits.argmax(-1).tolist() == answer
+    states = model.base_model(
+        input_ids=ids.to(model.device), attention_mask=mask, use_cache=False
+    ).last_hidden_state
+    head: Any = model.get_output_embeddings()
+    return [
+        head(own[len(text) - len(answer) - 1 : len(text) - 1]).argmax(-1).tolist() == answer
+        for own, text, answer in zip(states, texts, answers, strict=True)
+    ]
+
+
+def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return ids
 
 
 def exact_match(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, samples: Iterable[Sample],
-    masked: bool = False,
+    masked: bool = False, batch: int = 1,
 ) -> Share:  # fmt: skip
-    """The share of samples that a model solves, in whatever mode it is in."""
-    found = [solves(model, tokenizer, sample, masked) for sample in samples]
+    """The share of samples that a model solves, in whatever mode it is in, `batch` at a time."""
+    found: list[bool] = []
+    waiting = iter(samples)
+    while group := list(islice(waiting, batch)):
+        found += solves(model, tokenizer, group, masked)
     if not found:
         raise InputError("no samples to evaluate: ask for at least one")
     return Share(sum(found), len(found))

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -22,6 +21,7 @@ from indexer_lab.training.config import Plan
 from indexer_lab.training.data import Batch, Stream, ahead
 from indexer_lab.training.layers import compiled
 from indexer_lab.training.optimizer import clip, rate, set_rate
+from indexer_lab.training.processes import any_process, mean_over_processes
 
 Objective = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 STATE = "state.pt"
@@ -70,7 +70,7 @@ class Trainer:
             self.spent += now - begin
             self._report(parts, now - begin)
             begin = now
-            if now - started > limit:
+            if limit < math.inf and any_process(now - started > limit):
                 return
             if now - saved > self.plan.save:
                 self.save()
@@ -88,22 +88,27 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        values = {"loss": loss.detach(), "norm": norm, **parts}
-        return {"lr": share * plan.lr, **{name: float(value) for name, value in values.items()}}
+        values = {"loss": loss, **parts, "norm": norm}
+        means = mean_over_processes(
+            torch.stack([value.detach().float() for value in values.values()])
+        )
+        return {"lr": share * plan.lr, **dict(zip(values, means.tolist(), strict=True))}
 
     def _average(self) -> None:
+        """Gradients averaged over processes, all in one exchange."""
         if self.processes.num_processes == 1:
             return
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        parameter.grad = reduce(parameter.grad, "mean")
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        grads = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        mean = mean_over_processes(torch.cat([grad.flatten() for grad in grads]))
+        for grad, part in zip(grads, mean.split([g.numel() for g in grads]), strict=True):
+            grad.copy_(part.view_as(grad))
 
     def _begin(self, resume: bool) -> None:
         state = self.folder / STATE
         if not state.exists():
-            (self.folder / CURVE).unlink(missing_ok=True)
+            if self.processes.is_main_process:
+                (self.folder / CURVE).unlink(missing_ok=True)
             return
         if not resume:
             raise InputError(f"{self.folder} holds a run already: use --resume or another folder")
@@ -112,7 +117,8 @@ class Trainer:
         self.model.load_state_dict(content["model"])
         for optimizer, saved in zip(self.optimizers, content["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self._cut_curve()
+        if self.processes.is_main_process:
+            self._cut_curve()
 
     def _cut_curve(self) -> None:
         """Drops the curve's rows after the checkpoint: those steps are run again."""

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
-from indexer_lab.errors import InputError
+from indexer_lab.errors import InputError, unknown_name
 from indexer_lab.training.config import Plan
 from indexer_lab.training.look_back import look_back
 from indexer_lab.training.tokenizer import train_tokenizer
@@ -25,12 +28,52 @@ def new_model(plan: Plan) -> PreTrainedModel:
     """A model with random weights, decided by the plan's seed."""
     if "family" not in plan.model:
         raise InputError("the plan has no model: give model: {family: ..., config: {...}}")
+    config = _configuration(plan.model["family"], plan.model.get("config", {}))
     torch.manual_seed(plan.seed)
-    config = AutoConfig.for_model(plan.model["family"], **plan.model.get("config", {}))
-    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    try:
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise InputError(f"the plan's model cannot be made: {_line(error)}") from error
     for layer, offsets in enumerate(plan.model.get("look_back", [])):
         look_back(model, layer, offsets)
     return model
+
+
+def _configuration(family: str, settings: dict[str, Any]) -> PretrainedConfig:
+    """A configuration with these settings, each of which its family must know."""
+    if family not in CONFIG_MAPPING:
+        raise unknown_name("model family in the plan", str(family), CONFIG_MAPPING.keys())
+    known = AutoConfig.for_model(family).to_dict()
+    for name in settings:
+        if name not in known:
+            raise unknown_name(f"setting of a {family} model in the plan", str(name), known)
+    try:
+        return AutoConfig.for_model(family, **settings)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise InputError(f"the plan's model cannot be made: {_line(error)}") from error
+
+
+def fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, plan: Plan) -> None:
+    """Raises InputError when a tokenizer has more entries than its model, or a phase is longer
+    than the model's context."""
+    entries = model.config.get_text_config().vocab_size
+    if len(tokenizer) > entries:
+        raise InputError(
+            f"the tokenizer has {len(tokenizer)} entries and the model's vocabulary {entries}: "
+            "make them equal"
+        )
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(phase.length for phase in plan.phases)
+    if context is not None and longest > context:
+        raise InputError(
+            f"the plan trains on {longest} tokens and the model's context is {context}: shorten "
+            "the phase, or give the model a larger max_position_embeddings"
+        )
+
+
+def _line(error: Exception) -> str:
+    """An exception's text as one line."""
+    return " ".join(str(error).split())
 
 
 def new_tokenizer(plan: Plan) -> PreTrainedTokenizerFast:
@@ -46,8 +89,7 @@ def load(path: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFa
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"cannot load the model {path!r}: {reason}") from error
+        raise InputError(f"cannot load the model {path!r}: {_line(error)[:200]}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"{path} has no fast tokenizer: training needs one")
     return model.to(device), tokenizer

@@ -18,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall
 from indexer_probes.families.base import Attention, own
+from indexer_probes.few_keys import attend_gathered, worth_gathering
 from indexer_probes.records import CHUNK_BYTES, MaskRule, Witness
 
 
@@ -25,10 +26,12 @@ def attend(call: AttentionCall, rule: MaskRule) -> Tensor:
     """The attention output [1, query, head, value_dim] of one call under its mask rule."""
     if _is_plain(call, rule):
         return _sdpa(call, slice(None), slice(None), None)
+    if call.entries:
+        rule = replace(rule, window=None)  # the entries lie behind every key: no span leaves them
     part = _sdpa if rule.sinks is None else _eager_output  # sdpa knows no sinks
     outputs = []
     for rows, positions in _chunks(call, rule):
-        keys = _span(positions, rule)
+        keys = slice(None) if call.entries else _span(positions, rule)
         outputs.append(part(call, rows, keys, allowed(call, rule, positions, keys)))
     return torch.cat(outputs, dim=1)
 
@@ -42,8 +45,10 @@ def attend_selected(call: AttentionCall, rule: MaskRule, support: Tensor, start:
              key attends to nothing: its output is zero.
     A support that holds every visible key of every query is the dense attention, to the bit.
     """
-    dense = replace(call, indices=None)
+    dense = call.dense
     tail = replace(dense, queries=call.queries[:, :, start:])
+    if worth_gathering(tail, rule, support.shape[-1]) and _lacks(tail, rule, support.shape[-1]):
+        return _after(dense, rule, attend_gathered(tail, rule, support), start)
     part = _sdpa if rule.sinks is None else _eager_output
     outputs, complete = [], True
     for rows, positions in _chunks(tail, rule):
@@ -57,7 +62,17 @@ def attend_selected(call: AttentionCall, rule: MaskRule, support: Tensor, start:
         outputs.append(output.masked_fill(nothing.mT[None, :, :, None], 0))
     if complete:
         return attend(dense, rule)
-    selected = torch.cat(outputs, dim=1)
+    return _after(dense, rule, torch.cat(outputs, dim=1), start)
+
+
+def _lacks(call: AttentionCall, rule: MaskRule, picks: int) -> bool:
+    """Whether so many picks must leave out keys that the last query sees."""
+    last = call.first + call.rows
+    return picks < (last if rule.window is None else min(last, rule.window))
+
+
+def _after(dense: AttentionCall, rule: MaskRule, selected: Tensor, start: int) -> Tensor:
+    """The selected rows behind the dense ones before row `start`."""
     return selected if start == 0 else torch.cat([attend(dense, rule)[:, :start], selected], dim=1)
 
 
@@ -77,7 +92,7 @@ def witness(call: AttentionCall, rule: MaskRule, positions: Tensor, count: int) 
     if count < 1 or not len(positions):
         return None
     rows = spread(len(positions), count).to(positions.device)
-    picked, every_key = positions[rows], slice(0, call.length)
+    picked, every_key = positions[rows], slice(0, call.keys.shape[2])
     with torch.no_grad():
         mask = allowed(call, rule, picked, every_key)
         _, weights = _eager(call, picked - call.first, every_key, mask)
@@ -85,13 +100,28 @@ def witness(call: AttentionCall, rule: MaskRule, positions: Tensor, count: int) 
 
 
 def allowed(call: AttentionCall, rule: MaskRule, positions: Tensor, keys: slice) -> Tensor:
-    """bool [position, key of the slice]: what these queries attend to, selection included."""
+    """bool [position, key of the slice], or [head, position, key] where heads differ: what these
+    queries attend to, selection included."""
+    if call.kept is not None:
+        return call.kept[0, positions - call.first][:, keys]
     seen = rule.visible(positions - keys.start, keys.stop - keys.start)
     if call.indices is None:
         return seen
-    selected = call.indices[0, positions - call.first].long()  # (position, k)
-    picked = seen.new_zeros(len(positions), call.length).scatter_(1, selected, True)
-    return seen & picked[:, keys]
+    selected = _tokens(call, call.indices[:, positions - call.first].long())
+    picked = _members(selected, call.length)[..., keys]
+    if len(picked) == 1:
+        return seen & picked[0]
+    return seen & picked.repeat_interleave(call.queries.shape[1] // len(picked), dim=0)
+
+
+def _tokens(call: AttentionCall, indices: Tensor) -> Tensor:
+    """int64 [set, position, token]: the tokens that indices [set, position, k] stand for."""
+    if call.width == 1:
+        return indices
+    inside = torch.arange(call.width, device=indices.device)
+    tokens = indices[..., None] * call.width + inside
+    unused = (indices < 0)[..., None] | (tokens >= call.length)  # the last block may be short
+    return tokens.masked_fill(unused, -1).flatten(-2)
 
 
 def spread(total: int, count: int) -> Tensor:
@@ -113,7 +143,8 @@ def eager_function(attention: Attention) -> Callable[..., tuple[Tensor, Tensor]]
 def _is_plain(call: AttentionCall, rule: MaskRule) -> bool:
     everything_seen = rule.window is None or call.length <= rule.window
     aligned = call.first == 0 or call.rows == 1  # else is_causal would align the wrong corner
-    return call.indices is None and rule.sinks is None and everything_seen and aligned
+    dense = call.indices is None and call.kept is None
+    return dense and rule.sinks is None and everything_seen and aligned
 
 
 def _chunks(call: AttentionCall, rule: MaskRule) -> Iterator[tuple[slice, Tensor]]:

@@ -13,16 +13,17 @@ Each row is computed by the same calls on the same operands, and [query, head, u
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from indexer_probes import units
 from indexer_probes.attention import spread
 from indexer_probes.errors import ProbeError
-from indexer_probes.records import CHUNK_BYTES, IndexerRecord
+from indexer_probes.records import CHUNK_BYTES, IndexerRecord, Layout
 
 MATMULS = {torch.matmul, Tensor.matmul, Tensor.__matmul__}
 TOPKS = {torch.topk, Tensor.topk}
@@ -39,6 +40,7 @@ class Operands:
     queries:  [1, query, index_head, dim], keys: [1, 1, dim, unit], weights: [1, query, 1, head].
     finished: [1, query, unit], the scores that topk saw, masked as the model masks them.
     selected: int64 [1, query, k], what topk returned.
+    source:   the layer that they are from, where another one reuses them; indexer: its module.
     """
 
     queries: Tensor
@@ -46,15 +48,33 @@ class Operands:
     weights: Tensor
     finished: Tensor
     selected: Tensor
+    source: int | None = None
+    indexer: nn.Module | None = None
+
+    @property
+    def units(self) -> int:
+        return self.finished.shape[-1]
+
+    def operands(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [index_head, row, dim], keys [unit, dim] and weights [row, index_head]."""
+        return self.queries[0, rows].transpose(0, 1), self.keys[0, 0].mT, self.weights[0, rows, 0]
+
+    def truth(self, rows: Tensor) -> Tensor:
+        """[set, row, unit]: the finished scores."""
+        return self.finished[:, rows]
+
+    def chosen(self, rows: Tensor) -> Tensor:
+        """int64 [set, row, k]"""
+        return self.selected[:, rows].long()
 
     def of(self, sequence: int, units: int) -> Operands:
         """One sequence of a batch: its last `units` units, what came before was padding.
 
         Its units are ranked anew: among equal scores topk's choice depends on the padding.
         """
-        pad = self.keys.shape[-1] - units
-        if len(self.queries) == 1 and not pad:
+        if len(self.queries) == 1:
             return self
+        pad = self.keys.shape[-1] - units
         finished = self.finished[sequence, None, ..., pad:]
         most = min(self.selected.shape[-1], units)
         return Operands(
@@ -64,6 +84,40 @@ class Operands:
             finished,
             finished.topk(most, dim=-1).indices,
         )
+
+
+class Chosen(Protocol):
+    """What an indexer multiplied and chose, whatever the form of its products.
+
+    source: the layer that it is from, where another one reuses it; indexer: that layer's module.
+    """
+
+    @property
+    def source(self) -> int | None: ...
+
+    @property
+    def indexer(self) -> nn.Module | None: ...
+
+    @property
+    def units(self) -> int: ...
+
+    def operands(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
+
+    def truth(self, rows: Tensor) -> Tensor: ...
+
+    def chosen(self, rows: Tensor) -> Tensor: ...
+
+    def of(self, sequence: int, units: int) -> Chosen: ...
+
+
+class Watch(Protocol):
+    """Entered around one forward of one indexer module; `operands` afterwards."""
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> Any: ...
+
+    def operands(self) -> Chosen | None: ...
 
 
 class PostponedScores:
@@ -102,7 +156,7 @@ class PostponedScores:
     def chunks(self) -> Iterator[slice]:
         """Row slices whose scores stay under CHUNK_BYTES."""
         _, rows, heads, units = self.stand_in.shape
-        step = max(1, CHUNK_BYTES // (4 * heads * units))
+        step = max(1, CHUNK_BYTES // max(1, 4 * heads * units))
         for start in range(0, rows, step):
             yield slice(start, start + step)
 
@@ -189,44 +243,54 @@ class IndexerWatch(TorchFunctionMode):
 
 
 def index_record(
-    operands: Operands, indexer: nn.Module, rows: Tensor, positions: Tensor, layer: int
+    operands: Chosen,
+    indexer: nn.Module,
+    rows: Tensor,
+    positions: Tensor,
+    layer: int,
+    layout: Layout | None = None,
+    spans: Tensor | None = None,
 ) -> IndexerRecord:
     """The record of these query rows, its scale and activation proved on the model's own scores.
 
     rows:      int64 [query], rows of this forward; positions: int64 [query], their tokens.
+    layout, spans: what the indexer's units are; None for an indexer of tokens.
     Raises ProbeError on NaN, and when no known variant reproduces the finished scores.
     """
     dtype = next(indexer.parameters()).dtype
+    queries, keys, weights = operands.operands(rows)
     record = IndexerRecord(
-        queries=_compact(operands.queries[0, rows].transpose(0, 1), dtype),
-        keys=_compact(operands.keys[0, 0].mT, dtype),
-        weights=operands.weights[0, rows, 0].float(),
+        queries=_compact(queries, dtype),
+        keys=_compact(keys, dtype),
+        weights=weights.float(),
         scale=1.0,
-        native=_native(operands.selected[:, rows].long(), positions)[
-            ..., : operands.keys.shape[-1]
-        ],
+        native=operands.chosen(rows),
+        spans=spans,
+        units_of=layout,
+        source=operands.source,
     )
     for name in ("queries", "keys", "weights"):
         if not bool(getattr(record, name).isfinite().all()):
             raise ProbeError(f"layer {layer}: the indexer's {name} hold NaN or infinity")
-    return _settle(record, indexer, operands.finished[0], rows, positions, layer)
+    visible = units.counts(record, positions)
+    native = _native(record.native, visible)[..., : operands.units]
+    return _settle(replace(record, native=native), indexer, operands, rows, positions, layer)
 
 
 def _settle(
     record: IndexerRecord,
     indexer: nn.Module,
-    finished: Tensor,
+    operands: Chosen,
     rows: Tensor,
     positions: Tensor,
     layer: int,
 ) -> IndexerRecord:
     """The record in the first known variant whose scores equal the finished ones."""
     proof = spread(len(rows), PROOF_ROWS).to(rows.device)
-    truth = finished[rows[proof]].float()
-    visible = torch.arange(record.units, device=rows.device) <= positions[proof, None]
+    truth = operands.truth(rows[proof]).float()
     tried = []
     for variant in _variants(record, indexer):
-        error = _worst(variant.scores(proof), truth, visible)
+        error = worst(units.ranked(variant, proof, positions[proof]), truth)
         if error <= TOLERANCE:
             return variant
         tried.append(f"scale {variant.scale:.4g} with {variant.activation} (off by {error:.1%})")
@@ -237,24 +301,31 @@ def _settle(
 
 
 def _variants(record: IndexerRecord, indexer: nn.Module) -> Iterator[IndexerRecord]:
-    scales = [getattr(indexer, "softmax_scale", None), 1.0, record.queries.shape[-1] ** -0.5]
+    heads, _, dim = record.queries.shape
+    scales = [getattr(indexer, "softmax_scale", None), 1.0, dim**-0.5]
+    scales += [heads**-0.5, (heads * dim) ** -0.5]
     for activation in ("relu", "none"):
         for scale in dict.fromkeys(float(scale) for scale in scales if scale is not None):
-            yield IndexerRecord(
-                record.queries, record.keys, record.weights, scale, record.native, activation
-            )
+            yield replace(record, scale=scale, activation=activation)
 
 
-def _worst(scores: Tensor, truth: Tensor, visible: Tensor) -> float:
-    """Largest difference over the visible keys, as a share of its row's largest true score."""
-    gap = (scores - truth).abs().masked_fill_(~visible, 0.0).amax(-1)
-    size = truth.abs().masked_fill_(~visible, 0.0).amax(-1)
-    return float((gap / size.clamp(min=1e-30)).max())
+def worst(scores: Tensor, truth: Tensor) -> float:
+    """Largest difference where the scores are finite, as a share of its row's largest true score;
+    infinite where a forced unit is not forced in the truth."""
+    if bool((truth[scores == float("inf")] < float("inf")).any()):
+        return float("inf")
+    counting = scores.isfinite()
+    gap = (scores - truth).abs().masked_fill_(~counting, 0.0)
+    size = truth.abs().masked_fill_(~counting, 0.0).amax(-1)
+    return float((gap.amax(-1) / size.clamp(min=1e-30)).nan_to_num(nan=float("inf")).max())
 
 
-def _native(selected: Tensor, positions: Tensor) -> Tensor:
-    """The selection in the model's order, with what a query cannot see turned to -1 at the end."""
-    hidden = selected > positions[:, None]
+def _native(selected: Tensor, visible: Tensor) -> Tensor:
+    """The selection in the model's order, with what a query cannot see turned to -1 at the end.
+
+    visible: int64 [query], how many of the first units each query sees.
+    """
+    hidden = (selected >= visible[:, None]) | (selected < 0)
     order = hidden.int().argsort(dim=-1, stable=True)
     return selected.masked_fill(hidden, -1).gather(-1, order)
 

@@ -18,6 +18,7 @@ from transformers import PretrainedConfig
 from transformers.masking_utils import (
     ALL_MASK_ATTENTION_FUNCTIONS,
     causal_mask_function,
+    eager_mask,
     sdpa_mask,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -26,12 +27,16 @@ from indexer_probes.attention import attend, eager_function, spread
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall, Family, family_of
 from indexer_probes.families.base import Attention
-from indexer_probes.indexer import IndexerWatch, Operands
+from indexer_probes.indexer import Chosen, Watch
 
 NAME = "indexer_probes"
 _CONFIG_KEY = "_attn_implementation_internal"
 _ABSENT = object()
 _SESSIONS: list[Session] = []
+SAMPLED = 4
+"""Rows of a mask that are held against the rule: both ends and between."""
+_PADDED = "attention_mask holds zeros: capture one sequence at a time, no padding"
+_PACKED = "packed sequences or a custom mask: capture one plain sequence at a time"
 
 
 class Listener(Protocol):
@@ -46,7 +51,7 @@ class Listener(Protocol):
     batches: bool
 
     def take(
-        self, call: AttentionCall, layer: int, heard: dict[str, Tensor], operands: Operands | None
+        self, call: AttentionCall, layer: int, heard: dict[str, Tensor], operands: Chosen | None
     ) -> Tensor | None: ...
 
 
@@ -60,8 +65,9 @@ class Session:
         self.listeners: list[Listener] = []
         self._undo = ExitStack()
         self._heard: dict[int, dict[str, Tensor]] = {}
-        self._entered: dict[int, IndexerWatch] = {}
-        self._watched: dict[int, IndexerWatch] = {}
+        self._entered: dict[int, Watch] = {}
+        self._watched: dict[int, Watch] = {}
+        self._latest: tuple[int, nn.Module, Watch] | None = None
 
     def join(self, listener: Listener) -> None:
         """Adds a listener; the first one switches the model over."""
@@ -82,6 +88,9 @@ class Session:
             _SESSIONS.append(self)
             undo.callback(_SESSIONS.remove, self)
             undo.enter_context(_registered())
+            undo.callback(self._forget)
+            hook = self.model.register_forward_pre_hook(_refuse_padding, with_kwargs=True)
+            undo.callback(hook.remove)
             for attention, layer in self.layers.items():
                 self._listen(attention, layer, undo)
             for config in _configs(self.model):
@@ -89,17 +98,23 @@ class Session:
                 setattr(config, _CONFIG_KEY, NAME)
             yield
 
+    def _forget(self) -> None:
+        """Lets go of what the last forward left."""
+        self._latest = None
+        self._heard.clear()
+        self._watched.clear()
+
     def hear(self, calls: Sequence[AttentionCall]) -> list[Tensor | None]:
         """Hands one attention call a sequence to its layer's listeners, in the order they came.
 
         returns: for each sequence the output that a listener put in the model's place, or None.
         """
         layer = self.layers[calls[0].attention]
-        heard, watch = self._heard.pop(layer, {}), self._watched.pop(layer, None)
+        heard = self._heard.pop(layer, {})
         listeners = [each for each in self.listeners if layer in each.layers]
         if len(calls) > 1 and not all(each.batches for each in listeners):
             raise ProbeError(_one_sequence(len(calls)))
-        operands = watch.operands() if watch is not None and listeners else None
+        operands = self._operands(calls[0].attention, layer, bool(listeners))
         return [
             _answer(
                 listeners,
@@ -111,9 +126,33 @@ class Session:
             for call in calls
         ]
 
+    def _operands(self, attention: Attention, layer: int, wanted: bool) -> Chosen | None:
+        """What this layer's indexer chose, or the earlier one's whose selection it reuses."""
+        watch = self._watched.pop(layer, None)
+        if self.family.reuses(attention):
+            if not wanted or self._latest is None:
+                return None
+            source, indexer, earlier = self._latest
+            operands = earlier.operands()
+            return operands and replace(operands, source=source, indexer=indexer)  # type: ignore[type-var]
+        if watch is None:
+            return None
+        own = self.family.indexer(attention)
+        assert own is not None
+        self._latest = (layer, own, watch) if self._shares else None
+        return watch.operands() if wanted else None
+
+    @property
+    def _shares(self) -> bool:
+        """Whether a layer reuses another one's selection."""
+        return any(self.family.reuses(attention) for attention in self.layers)
+
     def _listen(self, attention: Attention, layer: int, undo: ExitStack) -> None:
         for name, module in self.family.overheard(attention).items():
             hook = module.register_forward_hook(self._hearing(layer, name))
+            undo.callback(hook.remove)
+        for name, module in self.family.fed(attention).items():
+            hook = module.register_forward_pre_hook(self._fed(layer, name))
             undo.callback(hook.remove)
         indexer = self.family.indexer(attention)
         if indexer is None:
@@ -129,10 +168,17 @@ class Session:
 
         return hook
 
+    def _fed(self, layer: int, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any) -> None:
+            if any(layer in each.layers for each in self.listeners):
+                self._heard.setdefault(layer, {})[name] = args[0].detach()
+
+        return hook
+
     def _entering(self, layer: int) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any) -> None:
-            watch = self._entered[layer] = IndexerWatch(layer)
-            watch.__enter__()  # type: ignore[no-untyped-call]
+            watch = self._entered[layer] = self.family.watch(module, layer)
+            watch.__enter__()
 
         return hook
 
@@ -140,7 +186,7 @@ class Session:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             watch = self._entered.pop(layer, None)
             if watch is not None:  # an earlier pre-hook may have raised before ours ran
-                watch.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+                watch.__exit__(None, None, None)
                 self._watched[layer] = watch
 
         return hook
@@ -151,11 +197,14 @@ def attention_layers(model: nn.Module) -> dict[nn.Module, int]:
 
     Raises ProbeError when there are none, or when one bypasses transformers' attention interface.
     """
+    config: Any = model.config
+    text, family = config.get_text_config(), family_of(config.model_type)
     found: dict[nn.Module, int] = {
         module: layer
         for module in model.modules()
         if isinstance(layer := getattr(module, "layer_idx", None), int)
-        and hasattr(module, "o_proj")
+        and getattr(module, "config", text) is text  # not an encoder's of images or sound
+        and family.is_attention(module)
     }
     if not found:
         raise ProbeError(f"{type(model).__name__} holds no attention layer with a layer number")
@@ -169,7 +218,9 @@ def session_of(model: nn.Module) -> Session:
     config = getattr(model, "config", None)
     if not isinstance(config, PretrainedConfig):
         raise ProbeError(f"{type(model).__name__} is no transformers model: it has no config")
-    family = family_of(config.model_type)
+    from indexer_probes.proving import adopt  # which captures a tiny model itself
+
+    family = adopt(config)
     layers = attention_layers(model)
     for session in _SESSIONS:
         if session.layers.keys() == layers.keys():
@@ -194,12 +245,13 @@ def probing_attention(
     """The attention function under our name: tells the session, then computes the output."""
     if dropout:
         raise ProbeError(f"attention dropout {dropout} is on; call model.eval() before capturing")
-    rule = family_of(module.config.model_type).mask(module)
+    family = family_of(module.config.model_type)
+    rule = family.mask(module)
     whole = AttentionCall(module, query, key, value, scaling, indices, extra)
     if query.shape[0] == 1:
-        calls = [whole]
-        if attention_mask is not None:
-            _expect_rule(whole, attention_mask)
+        calls = [_read(family, whole, attention_mask)]
+    elif family.selects_units:
+        raise ProbeError(_one_sequence(query.shape[0]))
     else:
         calls = _sequences(whole, attention_mask)
     heard = [session.hear(calls) for session in _SESSIONS if module in session.layers]
@@ -240,14 +292,26 @@ def probing_mask(
     if batch_size != 1:
         return _left_padding(attention_mask, batch_size, kv_length, device)
     if attention_mask is not None and not bool(attention_mask.all()):
-        raise ProbeError("attention_mask holds zeros: capture one sequence at a time, no padding")
-    reads_mask = config is not None and family_of(config.model_type).reads_mask
-    custom = mask_function is not causal_mask_function if reads_mask else not allow_is_causal_skip
-    if custom:
-        raise ProbeError("packed sequences or a custom mask: capture one plain sequence at a time")
-    if not reads_mask:
+        raise ProbeError(_PADDED)
+    family = None if config is None else family_of(config.model_type)
+    if family is None or not (family.reads_mask or family.samples_mask):
+        if not allow_is_causal_skip:
+            raise ProbeError(_PACKED)
         return None
-    mask: Tensor | None = sdpa_mask(
+    if family.samples_mask:
+        rows = spread(q_length, SAMPLED).tolist()
+        parts = [
+            sdpa_mask(
+                1, 1, kv_length, q_offset=int(q_offset) + row, mask_function=mask_function,
+                allow_is_causal_skip=False, device=device,
+            )
+            for row in rows
+        ]  # fmt: skip
+        return torch.cat(parts, dim=2)
+    if mask_function is not causal_mask_function and not getattr(config, "sliding_window", None):
+        raise ProbeError(_PACKED)  # a window's mask is held against the rule where it is used
+    make = eager_mask if family.float_mask else sdpa_mask
+    mask: Tensor | None = make(
         batch_size,
         q_length,
         kv_length,
@@ -305,7 +369,7 @@ def _answer(
     call: AttentionCall,
     layer: int,
     heard: dict[str, Tensor],
-    operands: Operands | None,
+    operands: Chosen | None,
 ) -> Tensor | None:
     """What one of the listeners put in the place of this call's output, or None."""
     taken = [listener.take(call, layer, heard, operands) for listener in listeners]
@@ -315,11 +379,25 @@ def _answer(
     return answers[0] if answers else None
 
 
+def _read(family: Family, call: AttentionCall, mask: Tensor | None) -> AttentionCall:
+    """The call of one sequence with what the family selected, its mask held against the rule."""
+    call = replace(call, entries=family.entry_count(call))
+    if not family.folds:
+        if mask is not None:
+            _expect_rule(call, mask)
+        return family.read(call, mask)
+    if mask is None:
+        raise ProbeError(_PACKED)
+    kept = (mask if mask.dtype == torch.bool else mask == 0)[:, 0]
+    return family.read(replace(call, kept=kept), mask)
+
+
 def _expect_rule(call: AttentionCall, attention_mask: Tensor) -> None:
     """Raises ProbeError when a mask that somebody handed over differs from the family's rule."""
     rule = family_of(call.attention.config.model_type).mask(call.attention)
-    rows = spread(call.rows, 4).to(call.queries.device)
-    seen = attention_mask[0, 0, rows]
+    rows = spread(call.rows, SAMPLED).to(call.queries.device)
+    sampled = attention_mask.shape[2] == len(rows)
+    seen = attention_mask[0, 0] if sampled else attention_mask[0, 0, rows]
     seen = seen if seen.dtype == torch.bool else seen == 0
     if seen.shape[-1] != call.length or not torch.equal(
         seen, rule.visible(rows + call.first, call.length)
@@ -328,6 +406,13 @@ def _expect_rule(call: AttentionCall, attention_mask: Tensor) -> None:
             f"attention_mask {tuple(attention_mask.shape)} differs from the model's own causal "
             "mask; pass none, or ones of shape [1, tokens]"
         )
+
+
+def _refuse_padding(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    """Raises ProbeError for one padded sequence: not every family shows its padding to a mask."""
+    mask = kwargs.get("attention_mask")
+    if isinstance(mask, Tensor) and len(mask) == 1 and mask.ndim == 2 and not bool(mask.all()):
+        raise ProbeError(_PADDED)
 
 
 def _one_sequence(batch: int) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +16,9 @@ from indexer_probes.attention import attend, attend_selected
 from indexer_probes.capture import wanted_layers
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall, Family
-from indexer_probes.indexer import Operands, index_record
-from indexer_probes.records import LayerRecord, PlainKeys
+from indexer_probes.indexer import Chosen
+from indexer_probes.records import LayerRecord, MaskRule, PlainKeys
+from indexer_probes.selection import indexer_of
 from indexer_probes.session import Session, session_of
 
 Choose = Callable[[LayerRecord], Tensor]
@@ -26,6 +26,9 @@ Choose = Callable[[LayerRecord], Tensor]
 
 Watch = Callable[[LayerRecord, Tensor | None], None]
 """Sees a live record with the support that its queries attend to; None: to all they can see."""
+
+Attend = Callable[[AttentionCall, MaskRule, Tensor], Tensor]
+"""Maps a call, its mask rule and its support to the output [1, query, head, value_dim]."""
 
 
 class Steering:
@@ -40,18 +43,25 @@ class Steering:
         selected: tuple[int, ...],
         first: int,
         watch: Sequence[Watch],
+        attend: Sequence[Attend],
     ):
         self.layers = tuple(sorted(session.layers.values()))  # the others are made dense
         self._choose = choose
         self._watch = watch
+        self._attend = attend
         self._family: Family = session.family
         self._selected = selected
         self._first = first
 
     def take(
-        self, call: AttentionCall, layer: int, heard: dict[str, Tensor], operands: Operands | None
+        self, call: AttentionCall, layer: int, heard: dict[str, Tensor], operands: Chosen | None
     ) -> Tensor:
         """The layer's attention output, steered where it is to be."""
+        if call.entries:
+            raise ProbeError(
+                f"layer {layer} attends to compressed entries in place of tokens, so a selection "
+                "of tokens cannot steer it; capture and score it instead"
+            )
         rule = self._family.mask(call.attention)
         start = max(0, self._first - call.first)
         watch = self._watch[call.sequence] if self._watch else None
@@ -59,24 +69,23 @@ class Steering:
             if watch is not None:
                 with torch.no_grad():
                     watch(self._record(call, layer, None, 0), None)
-            return attend(replace(call, indices=None), rule)
+            return attend(call.dense, rule)
         with torch.no_grad():
             record = self._record(call, layer, operands, start)
             support = self._choose[call.sequence](record)
             _check(support, record)
             if watch is not None:
                 watch(record, support)
+            if self._attend:
+                return self._attend[call.sequence](call, rule, support)
         return attend_selected(call, rule, support, start)
 
     def _record(
-        self, call: AttentionCall, layer: int, operands: Operands | None, start: int
+        self, call: AttentionCall, layer: int, operands: Chosen | None, start: int
     ) -> LayerRecord:
         """The live record of the steered rows; its tensors are the model's own, not copies."""
         rows = torch.arange(start, call.rows, device=call.queries.device)
-        positions, indexer = rows + call.first, self._family.indexer(call.attention)
-        native = None
-        if operands is not None and indexer is not None:
-            native = index_record(operands, indexer, rows, positions, layer)
+        positions = rows + call.first
         return LayerRecord(
             layer=layer,
             queries=call.queries[0].detach()[:, start:],
@@ -84,7 +93,7 @@ class Steering:
             positions=positions,
             scale=float(call.scale),
             mask=self._family.mask(call.attention),
-            indexer=native,
+            indexer=indexer_of(self._family, call, operands, rows, positions, layer),
         )
 
 
@@ -95,6 +104,7 @@ def steer(
     layers: Iterable[int] | None = None,
     first: int = 0,
     watch: Sequence[Watch] = (),
+    attend: Sequence[Attend] = (),
 ) -> Iterator[Steering]:
     """While the body runs, the model's attention sees only what `choose` picks.
 
@@ -107,16 +117,20 @@ def steer(
     watch:  none, or one a sequence: sees every layer's record and support, those of dense layers
             with None and every query; dense queries before `first` in a selected layer are not
             shown.
+    attend: none, or one a sequence: attends in the selected layers in the place of a softmax over
+            the support. Every query of a forward is its own, so `first` must be 0.
     Works behind a DynamicCache and beside `capture`. On leaving, the model is as it was.
     Raises ProbeError as `capture` does, and for a support that cannot belong to the record.
     """
     if model.training:
         raise ProbeError("the model is in training mode; call model.eval() before steering")
+    if attend and first:
+        raise ProbeError(f"first = {first} with an own attention, which must attend every query")
     session = session_of(model)
     named = None if layers is None else tuple(layers)
     selected = () if named == () else wanted_layers(named, session)
     choosers = [choose] if callable(choose) else choose
-    steering = Steering(choosers, session, selected, first, watch)
+    steering = Steering(choosers, session, selected, first, watch, attend)
     session.join(steering)
     try:
         yield steering

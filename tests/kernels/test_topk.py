@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from indexer_kernels.topk import KernelError, _topk_torch, topk
-from indexer_kernels.topk_cpu import BLOCK_SCORES, topk_cpu
+from indexer_kernels.topk_cpu import BLOCK_SCORES, _survivors, topk_cpu
 
 HIDDEN = float("-inf")
 
@@ -32,6 +32,36 @@ def test_equals_a_stable_sort(shape: tuple[int, ...], levels: int | None, dtype:
         assert torch.equal(positions, expected)
         assert torch.equal(values, expected_values)
         assert values.dtype == dtype
+
+
+def shapes_of_scores() -> dict[str, Tensor]:
+    """Rows of 5003 scores: no group divides them, so that some keys belong to none."""
+    draw = torch.Generator().manual_seed(8)
+    spread = torch.randn(6, 5003, generator=draw)
+    near, apart, last = spread.clone(), spread.clone(), spread.clone()
+    near[:, 1000:1400] += 50  # neighbours are large together
+    apart[:, ::312] += 50  # keys of one group are large together, whatever its size
+    last[:, -3:] += 50  # keys that belong to no group
+    ragged = spread.masked_fill(torch.arange(5003) > torch.arange(6)[:, None] * 900, HIDDEN)
+    return {
+        "spread": spread, "near": near, "apart": apart, "last": last, "hidden": ragged,
+        "tied": (spread * 2).round(), "rising": torch.arange(5003.0).expand(6, -1),
+        "falling": -torch.arange(5003.0).expand(6, -1), "equal": torch.ones(6, 5003),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", shapes_of_scores())
+@pytest.mark.parametrize("k", [1, 100, 208, 300, 625, 833, 834, 2000])
+def test_a_bound_from_groups_loses_no_key(kind: str, k: int):
+    scores = shapes_of_scores()[kind]
+    assert torch.equal(topk(scores, k)[1], by_sorting(scores, k)[1])
+
+
+def test_few_places_compare_few_scores():
+    scores = torch.randn(4, 4096, generator=torch.Generator().manual_seed(2)).numpy()
+    places = _survivors(scores, 64, group=16)
+    assert places is not None
+    assert 4 * 64 <= len(places) < 4 * 64 * 2
 
 
 @pytest.mark.parametrize("select", [topk_cpu, _topk_torch])

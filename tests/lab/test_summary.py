@@ -10,6 +10,7 @@ def frame(recalls, trivial, selector="a"):
     return pd.DataFrame(
         {
             "target": "head_sum",
+            "level": "token",
             "budget": 4,
             "selector": selector,
             "trivial": trivial,

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -165,6 +166,24 @@ def test_stopped_and_resumed_gives_the_same_bytes(words, whole, tmp_path, monkey
     assert "samples: 8 -> 4" in other.stderr
 
 
+def test_what_was_missed_on_published_prompts_joins_what_it_cost(whole, model_folder, tmp_path):
+    def lab(*words):
+        done = CliRunner().invoke(main, [str(word) for word in words])
+        assert done.exit_code == 0, done.output
+
+    prompts, capture, scores = whole / "prompts.jsonl", tmp_path / "capture", tmp_path / "scores"
+    lab("capture", "--model", model_folder, "--prompts", prompts, "--positions", "last:2",
+        "--values", "-o", capture)  # fmt: skip
+    lab("score", capture, "--budget", "4", "--target", "per_head", "-o", scores)
+    lab("relate", scores, whole, "--target", "per_head", "--mode", "replay", "--draws", "20",
+        "-o", tmp_path / "relate")  # fmt: skip
+    pairs = pd.read_csv(tmp_path / "relate" / "pairs.csv")
+    assert set(pairs["sample"]) == {f"said-{n}" for n in range(len(TEXTS))} | {
+        f"chosen-{n}" for n in range(len(TEXTS))
+    }
+    assert pairs[["recall", "mass", "quality"]].notna().all(axis=None)
+
+
 def digests(path):
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in path.rglob("*.parquet")}
 
@@ -208,6 +227,9 @@ def test_the_token_ids_that_reach_the_model_are_lm_evals_own(model, tokenizer, f
         if trial.budget > EVERY_KEY:
             assert sorted(ours) == sorted(own)  # the same answers, so the same ids of each step
     assert len(prompts(own)) == 4 + 4 * 3  # "x" and "y" share a forward
+    for question in asked:  # a choice's own tokens follow its prompt in one forward
+        assert any(ids[: len(question.ids)] == question.ids for ids in own)
+        assert question.info.task != "lm-eval:said" or question.ids in own
     starts = tokenizer("<user>" if chat else "")["input_ids"]
     assert all(ids[: len(starts)] == starts and ids.count(0) == 1 for ids in prompts(own))
 

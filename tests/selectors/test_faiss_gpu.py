@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from indexer_lab.errors import InputError
 from indexer_lab.selectors import selector
 from indexer_probes.records import LayerRecord, PlainKeys
 
@@ -37,8 +38,8 @@ def shared(one, other):
         ("faiss:Flat", 0.999),
         ("faiss:IVF16,Flat:nprobe=16", 0.999),
         ("faiss:IVF16,Flat:nprobe=4", 0.99),
-        ("faiss:PQ16x8", 0.95),
         ("faiss:IVF16,PQ16:nprobe=16", 0.9),
+        ("faiss:IVF16,SQ8:nprobe=16", 0.9),
     ],
 )
 def test_a_gpu_index_picks_what_the_cpu_index_picks(spelling, least):
@@ -53,3 +54,8 @@ def test_flat_on_a_gpu_is_exact():
     given = record()
     exact = selector("exact").fit(given).top(64)
     assert shared(exact, selector("faiss:Flat:device=gpu").fit(given).top(64)) >= 0.999
+
+
+def test_a_type_without_a_gpu_form_is_refused_with_those_that_have_one():
+    with pytest.raises(InputError, match=r"'PQ16': FAISS has no GPU form of it.*IVF…,PQ…"):
+        selector("faiss:PQ16:device=gpu").fit(record())

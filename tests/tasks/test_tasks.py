@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 
 from indexer_lab.errors import InputError
 from indexer_lab.tasks import TASKS, matches, prompts
+from indexer_lab.tasks.plant import NEAR
 from indexer_lab.tasks.prompts import draw, ruler_of
 from indexer_lab.tasks.words import VALUES, keys
 
@@ -96,6 +98,25 @@ def test_several_values_come_in_the_order_of_the_text():
     for sample in prompts("multi_value", pieces, LENGTH, 8):
         lines = [sample.text[needle.start : needle.end] for needle in sample.needles]
         assert sample.answer == ", ".join(line.rsplit(" ", 1)[1] for line in lines)
+
+
+def apart(sample) -> list[int]:
+    """Lines of the text between two planted lines that follow each other."""
+    rows = sample.text.splitlines()
+    planted = [number for number, row in enumerate(rows) if re.match(r"# \w+ is \w+$", row)]
+    return [later - row - 1 for row, later in pairwise(planted)]
+
+
+def test_lines_planted_close_together_follow_each_other_more_often():
+    def near(close: bool) -> int:
+        drawn = [
+            draw("multi_value", ruler_of(pieces), 12000, f"near-{n}", "train", 4, close=close)
+            for n in range(4)
+        ]
+        assert all(len(sample.needles) == 4 for sample in drawn)
+        return sum(gap <= NEAR for sample in drawn for gap in apart(sample))
+
+    assert near(close=True) > 24 > 3 * near(close=False)  # of 60 gaps, half of them drawn near
 
 
 def test_a_chain_leads_from_its_last_name_to_its_value():

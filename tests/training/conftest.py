@@ -12,6 +12,16 @@ from indexer_lab.training.config import Plan, plan_of
 from indexer_lab.training.tokenizer import train_tokenizer
 
 
+@pytest.fixture
+def fine() -> dict[str, object]:
+    """The least that a plan says."""
+    return {
+        "phases": [{"length": 8, "batch": 1, "steps": 1}],
+        "lr": 0.1,
+        "tasks": {"multi_key": 1},
+    }
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return train_tokenizer(vocabulary=1024, files=8)

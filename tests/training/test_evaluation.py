@@ -19,6 +19,7 @@ from indexer_lab.training.evaluation import (
     solves,
     sparse,
 )
+from indexer_lab.training.examples import examples
 from indexer_lab.training.stages import finetune
 
 
@@ -41,10 +42,19 @@ def test_one_forward_pass_says_what_greedy_decoding_does(llama, plan, tokenizer,
     samples = list(prompts("counting", tokenizer, 128, 12, 0, split="train", size=1))
     counting = plan(steps=60, length=128, tasks={"counting": 1.0}, text=0.0, density=0.1)
     finetune(counting, llama, tokenizer, tmp_path)
-    ours = [solves(llama, tokenizer, sample, masked=True) for sample in samples]
+    ours = solves(llama, tokenizer, samples, masked=True)
     theirs = [matches(sample, greedy(llama, tokenizer, sample.text)) for sample in samples]
     assert ours == theirs
-    assert exact_match(llama, tokenizer, samples) == Share(sum(theirs), 12)
+    assert len({len(tokenizer.encode(sample.text)) for sample in samples}) > 1  # some are filled up
+    assert 0 < sum(theirs) < 12
+    for batch in (1, 5):
+        assert exact_match(llama, tokenizer, samples, batch=batch) == Share(sum(theirs), 12)
+
+
+def test_samples_drawn_ahead_are_those_of_the_task(tokenizer):
+    for workers in (0, 2):
+        drawn = list(examples("multi_key", tokenizer, 256, 5, seed=3, workers=workers))
+        assert drawn == list(prompts("multi_key", tokenizer, 256, 5, seed=3))
 
 
 def test_sparse_mode_selects_as_many_keys_as_asked(dsa, tokenizer):

@@ -36,14 +36,14 @@ def test_the_first_heads_look_back_as_far_as_told(name, request):
         assert shares[offset] > 2 * sum(shares) / len(shares)
 
 
-def test_a_new_model_is_decided_by_its_seed(dsa):
+def test_a_new_model_is_decided_by_its_seed(dsa, fine):
     keep = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
     config = {name: getattr(dsa.config, name) for name in keep}
     config |= {"vocab_size": 64, "intermediate_size": 32, "head_dim": 16}
 
     def made(seed):
         content = {"model": {"family": "llama", "config": config}, "seed": seed}
-        return models.new_model(plan_of({"phases": [], "lr": 1, "tasks": {}, **content}))
+        return models.new_model(plan_of({**fine, **content}))
 
     first, again, other = (made(seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)

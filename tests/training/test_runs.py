@@ -173,20 +173,71 @@ def test_a_stage_without_a_model_says_so(dsa, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("changes", "message"),
     [
-        ("[1]", "expected keys and values"),
-        ({"phases": [], "lr": 1, "tasks": {}, "sed": 1}, "did you mean 'seed'"),
-        ({"lr": 1, "tasks": {}}, "has no 'phases'"),
-        ({"phases": [], "lr": 1, "tasks": {"multikey": 1}}, "did you mean 'multi_key'"),
-        ({"phases": [{"length": 3}], "lr": 1, "tasks": {}}, "a phase is {length, batch, steps}"),
+        ({"sed": 1}, "did you mean 'seed'"),
+        ({"tasks": {"multikey": 1}}, "did you mean 'multi_key'"),
+        ({"tasks": {"multi_key": -1}}, "weight of multi_key is -1: expected a number from 0 on"),
+        ({"tasks": {"multi_key": 0}}, "every task has weight 0"),
+        ({"tasks": "multi_key"}, "expected task names with their weights"),
+        ({"phases": []}, r"phases is \[\]: expected at least one"),
+        ({"phases": [{"length": 3}]}, "a phase is {length, batch, steps}"),
+        ({"phases": [{"length": 8, "batch": 0, "steps": 1}]}, "a phase's batch is 0"),
+        ({"phases": [{"length": 8, "batch": 1, "steps": -2}]}, "a phase's steps is -2"),
+        ({"lr": "abc"}, "lr is 'abc': expected a number above 0"),
+        ({"density": 3}, "density is 3: expected a share from 0 to 1"),
+        ({"compile": 1}, "compile is 1: expected true or false"),
+        ({"model": "llama"}, "model is 'llama': expected"),
+        ({"tokenizer": {"vocabulary": "many", "files": 1}}, "vocabulary is 'many'"),
+        ({"tokenizer": {"vocabulary": 4}}, "expected {vocabulary: N, files: N}"),
     ],
 )
-def test_a_bad_plan_is_refused(content, message):
+def test_a_bad_plan_is_refused(changes, message, fine):
+    plan_of(fine)
     with pytest.raises(InputError, match=message):
-        plan_of(content)
+        plan_of({**fine, **changes})
+
+
+@pytest.mark.parametrize("missing", ["phases", "lr", "tasks"])
+def test_a_plan_without_its_main_parts_is_refused(missing, fine):
+    with pytest.raises(InputError, match=f"has no '{missing}'"):
+        plan_of({key: value for key, value in fine.items() if key != missing})
+
+
+def test_a_plan_that_is_no_mapping_is_refused():
+    with pytest.raises(InputError, match="expected keys and values"):
+        plan_of([1])
 
 
 def test_a_missing_plan_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"cannot read the training plan .*none\.yaml"):
         read_plan(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"family": "lama"}, "did you mean 'llama'"),
+        ({"family": "llama", "config": {"hiden_size": 8}}, "did you mean 'hidden_size'"),
+        ({"family": "llama", "config": {"hidden_size": 33}}, "33.* not a multiple"),
+        ({}, "the plan has no model"),
+    ],
+)
+def test_a_model_that_cannot_be_made_is_refused(model, message, fine):
+    with pytest.raises(InputError, match=message):
+        models.new_model(plan_of({**fine, "model": model}))
+
+
+def test_a_model_that_does_not_fit_its_tokenizer_or_plan_is_refused(llama, tokenizer, plan):
+    models.fit(llama, tokenizer, plan())
+    with pytest.raises(InputError, match="trains on 1024 tokens and the model's context is 512"):
+        models.fit(llama, tokenizer, plan(length=1024))
+    llama.config.vocab_size = 1000
+    with pytest.raises(InputError, match="1024 entries and the model's vocabulary 1000"):
+        models.fit(llama, tokenizer, plan())
+
+
+def test_a_device_that_is_not_there_is_refused(dsa, tmp_path):
+    plan = written(tmp_path, dsa)
+    with pytest.raises(InputError, match="'cuba': expected cpu, cuda"):
+        run("pretrain", "--plan", plan, "-o", tmp_path / "run", "--device", "cuba")

@@ -1,63 +1,39 @@
-"""DeepSeek-V3.2: multi-head latent attention over the tokens that its indexer selects."""
+"""DeepSeek-V3.2 and the clones whose indexers select tokens, some of them in some layers only."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from indexer_probes.families.base import Attention, AttentionCall, Family, own
-from indexer_probes.records import LatentKeys, MaskRule, PlainKeys
+from indexer_probes.families.latent import Latent
 
 
-class DeepseekV32(Family):
-    """Keys are kept as latents; behind a cache that holds older tokens, as expanded keys."""
+class HalfSplit(Latent):
+    """The indexer turns pairs (i, i + half) of its first dimensions, unlike the attention itself.
 
-    reads_mask = True
+    Source: the indexers of deepseek_v32 and axk2 in transformers.
+    """
 
-    def refusal(self, attention: Attention) -> str | None:
-        projection = attention.kv_b_proj
-        weight = getattr(projection, "weight", None)
-        if weight is not None and weight.element_size() == 1:
-            return (
-                f"its kv_b_proj is stored as {str(weight.dtype).removeprefix('torch.')}, and the "
-                "keys cannot be rebuilt from a quantised up-projection; load a bfloat16 copy of "
-                "the weights"
-            )
-        if type(projection) is nn.Linear and getattr(projection, "bias", None) is None:
+    def turns(self, indexer: nn.Module) -> Tensor | None:
+        reader: Any = indexer
+        asked = reader.config.rope_parameters
+        dim, kind = reader.qk_rope_head_dim, asked.get("rope_type", "default")
+        if kind == "default":
+            steps = torch.arange(0, dim, 2, dtype=torch.float32) / dim
+            return 1.0 / asked["rope_theta"] ** steps
+        if kind not in FIXED:
             return None
-        return (  # an adapter adds to its output what its weight does not hold
-            f"its kv_b_proj is a {type(projection).__name__} and not a plain linear layer, so its "
-            "weight alone does not give the keys; merge adapters into the weights first"
-        )
+        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    def mask(self, attention: Attention) -> MaskRule:
-        return MaskRule()
-
-    def indexer(self, attention: Attention) -> nn.Module | None:
-        indexer: nn.Module = attention.indexer
-        return indexer
-
-    def overheard(self, attention: Attention) -> dict[str, nn.Module]:
-        return {"latent": attention.kv_a_layernorm}
-
-    def keys(
-        self, call: AttentionCall, heard: Mapping[str, Tensor], values: bool
-    ) -> PlainKeys | LatentKeys:
-        latent = heard["latent"].flatten(0, -2)  # (query, rank)
-        if len(latent) != call.length:  # a cache brought older tokens that were not heard here
-            return super().keys(call, heard, values)
-        up_keys, up_values = _split(call.attention)
-        rope = call.keys[0, 0, :, up_keys.shape[1] :]  # the model gives every head the same
-        return LatentKeys(own(latent), own(rope), own(up_keys), own(up_values) if values else None)
+        turns: Tensor = ROPE_INIT_FUNCTIONS[kind](reader.config)[0]
+        return turns if len(turns) == dim // 2 else None
 
 
-def _split(attention: Attention) -> tuple[Tensor, Tensor]:
-    """[head, nope_dim, rank] and [head, value_dim, rank] of the shared up-projection."""
-    nope, value = attention.qk_nope_head_dim, attention.v_head_dim
-    weight = attention.kv_b_proj.weight
-    by_head = weight.view(-1, nope + value, weight.shape[-1])
-    return by_head[:, :nope], by_head[:, nope:]
+FIXED = ("linear", "llama3", "yarn")
+"""Rotary scalings whose turns do not change with the length of the text."""
 
-
-FAMILY = DeepseekV32("latent keys, native indexer over tokens")
+FAMILY = HalfSplit("latent keys, native indexer over tokens")
+SHARING = Latent("latent keys, native indexer over tokens, shared by the layers that follow")
+WINDOWED = Latent("latent keys, native indexer over tokens in some layers, a window in the others")
