@@ -61,9 +61,9 @@ def exact_topk(
     tree of neighbours, the lowest position winning a tie. Set and values depend on the operands
     alone, not on the workspace or on other rows. Against float64 only keys within
     2 * dim * 2**-23 * scale * |q| * max|key| of the k-th logit may differ.
-    Memory: 12 to 13 * key bytes for each of up to 512 rows in all, or rows of few keys; for more
-    rows key / 4 + 8 * room bytes, room being 2 to 4 times the expected candidates (about 3 k for
-    k in the thousands); in chunks of rows of about `workspace` bytes and at least 16.
+    Memory: 12 to 13 * key bytes a row for up to 512 rows in all and for rows of few keys; for
+    others key / 4 + 4096 + 16 * room bytes, room being 1.2 to 4 times the keys that the gate is
+    expected to pass (1.3 k at k = 2048); in chunks of about `workspace` bytes, at least 16 rows.
     Operands whose |q| * max|key| overflows float32 are answered, by a repair of 12 * key bytes.
     CUDA graphs: the unordered call can be captured. Nothing is awaited then, so no row is repaired
     and NaN is not refused: a row without its proof holds -inf and -1. On up to 512 rows that is
