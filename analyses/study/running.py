@@ -52,7 +52,13 @@ def run(script: Script, study: Callable[[Asked], Answer], about: str | None) -> 
 
 
 def publish(script: Script, asked: Asked, answer: Answer, seconds: float) -> None:
-    """Writes the tables and then the verdict, so that where it is, all are."""
+    """Writes the tables and then the verdict, so that where it is, all are.
+
+    Raises ValueError for a table that would take the place of a figure's numbers.
+    """
+    taken = {f"{script.name}_{name}" for name in answer.tables} & set(answer.figures)
+    if taken:
+        raise ValueError(f"{min(taken)}.csv holds a figure's numbers: name the table otherwise")
     tables = [write_table(asked, name, table) for name, table in answer.tables.items()]
     command = shlex.join(["python", f"analyses/{script.name}.py", *sys.argv[1:]])
     found = record(

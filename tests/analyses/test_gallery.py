@@ -77,6 +77,13 @@ def test_a_file_that_a_record_speaks_of_must_be_there(tmp_path, name):
         page(tmp_path)
 
 
+def test_numbers_that_were_not_plotted_are_refused(tmp_path):
+    a_gallery(tmp_path)
+    (tmp_path / "one.csv").write_text("a\n1\n")
+    with pytest.raises(InputError, match="not what was plotted"):
+        page(tmp_path)
+
+
 def test_the_committed_numbers_come_out_again(tmp_path):
     """One task of one figure, from the settings that its verdict holds. Python's own sources are
     the prompts' text and rounding is the machine's, so that one answer may differ."""
@@ -85,7 +92,7 @@ def test_the_committed_numbers_come_out_again(tmp_path):
         assert not [name for name in SCRIPTS if (GALLERY / f"{name}.json").exists()]
         return
     settings = json.loads(record.read_text())["settings"]
-    table = pd.read_csv(GALLERY / "topk_decoding_by_ratio.csv")
+    table = pd.read_csv(GALLERY / "topk_decoding_quality.csv")
     once = table[(table["task"] == "single_needle") & (table["selector"] == "exact")]
     once = once.sort_values("budget").head(3)
     flags = [f"--{name}={settings[name]}" for name in ("model", "length", "samples", "seed")]

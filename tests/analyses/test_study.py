@@ -99,6 +99,15 @@ def test_a_record_holds_what_the_verdict_rests_on(tmp_path, capsys):
     assert "Undecided here. Too few prompts." in capsys.readouterr().out
 
 
+def test_a_table_never_takes_the_place_of_a_figures_numbers(tmp_path):
+    asked = ask(SCRIPT, None, ["-o", str(tmp_path)])
+    verdict = Verdict(Finding.UNDECIDED, "")
+    answer = Answer(verdict, {"x": pd.DataFrame({"a": [1]})}, ("a_claim_x",))
+    with pytest.raises(ValueError, match="a_claim_x"):
+        publish(SCRIPT, asked, answer, 1.0)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_users_mistake_is_one_line_and_a_defect_keeps_its_traceback(monkeypatch, capsys):
     def wrong(asked):
         raise InputError("--length 3: too short")
