@@ -57,7 +57,9 @@ def test_a_number_says_its_interval_or_why_there_is_none():
     assert str(number(0.25, 0.75)) == "0.50 [0.25, 0.75]"
     few = Number.of("x", Interval(0.5, NAN, NAN, NAN, 3, 0.95, "only 3 prompts"))
     assert str(few) == "0.50 (no interval: only 3 prompts)"
-    assert "beyond what was measured" in str(number(-np.inf, 0.75))
+    assert str(number(-np.inf, 0.75)) == "0.50 [beyond, 0.75]"
+    never = Number.of("x", Interval(np.inf, 0.9, np.inf, NAN, 9, 0.95, "quality never gets there"))
+    assert str(never) == "quality never gets there"
 
 
 def test_flags_win_over_the_size_that_full_asks_for():
