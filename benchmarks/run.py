@@ -2,6 +2,7 @@
 
     python benchmarks/run.py                  all of them
     python benchmarks/run.py kernels          those whose path contains the word
+    python benchmarks/run.py kernels --variants    other designs and cuts of the kernels as well
 
 Scripts under benchmarks/kernels need a CUDA device and are passed over without one.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).parent
-HELPERS = {"run.py", "harness.py"}
+HELPERS = {"run.py", "harness.py", "synthetic.py"}
 
 
 def scripts(word: str) -> list[Path]:
@@ -26,13 +27,16 @@ def scripts(word: str) -> list[Path]:
 
 def main() -> None:
     failed = []
-    for path in scripts(sys.argv[1] if len(sys.argv) > 1 else ""):
+    options = [word for word in sys.argv[1:] if word.startswith("--")]
+    words = [word for word in sys.argv[1:] if not word.startswith("--")]
+    for path in scripts(words[0] if words else ""):
         name = path.relative_to(HERE).as_posix()
         if path.parent.name == "kernels" and not torch.cuda.is_available():
             print(f"{name}: passed over, it needs a CUDA device", flush=True)
             continue
         print(f"== {name}", flush=True)
-        if subprocess.run([sys.executable, path], check=False).returncode:
+        forwarded = options if path.parent.name == "kernels" else []
+        if subprocess.run([sys.executable, path, *forwarded], check=False).returncode:
             failed.append(name)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")

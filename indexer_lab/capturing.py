@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ from typing import Any
 import torch
 
 from indexer_lab import __version__
+from indexer_lab.capture_size import Kept, part_bytes, shared_bytes
 from indexer_lab.errors import InputError, OutOfRoom
 from indexer_lab.positions import Positions, parse_layers
 from indexer_lab.prompts import Prompt
 from indexer_lab.store.capture import Capture, SampleInfo, create
-from indexer_lab.store.files import digest, free_bytes, written
-from indexer_probes.capture import capture
+from indexer_lab.store.files import digest, folder_bytes, free_bytes, written
+from indexer_probes.capture import Probe, capture
 from indexer_probes.records import LayerRecord
+from indexer_probes.spreading import input_device
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def _encode(prompt: Prompt, tokenizer: Any, limits: Limits) -> Encoded:
             start = encoded["offset_mapping"][len(ids) - predicted][0]
             spelled = len(str(prompt.text)[start:].encode())
     _check_ids(prompt.id, ids, limits)
-    info = SampleInfo(prompt.id, prompt.task, len(ids), prompt.answer, needles)
+    info = SampleInfo(prompt.id, prompt.task, len(ids), prompt.answer, needles, digest(ids))
     return Encoded(torch.tensor(ids, dtype=torch.int64), info, predicted, spelled)
 
 
@@ -123,6 +126,8 @@ def manifest(
     import transformers
 
     config = model.config.to_dict()
+    config.pop("distributed_config", None)  # how it was spread; `tensor_parallel` says how far
+    parts = getattr(model, "_tp_size", None) or 1
     return {
         "indexer_lab": __version__,
         "torch": str(torch.__version__),
@@ -132,7 +137,7 @@ def manifest(
         "model_type": model.config.model_type,
         "config_digest": digest(config),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "device": model.device.type,
+        "device": input_device(model).type,
         "layers": plan.layers,
         "positions": plan.positions_rule,
         "values": plan.values,
@@ -140,6 +145,7 @@ def manifest(
         "seed": seed,
         "prompts_digest": digest([[p.info.id, p.ids.tolist()] for p in encoded]),
         "samples": len(encoded),
+        **({"tensor_parallel": parts} if parts > 1 else {}),  # sums in another order
         **({"decode": plan.decode} if plan.decode else {}),
     }
 
@@ -160,21 +166,73 @@ def run(
     """
     if plan.decode:
         encoded = lengthened(model, encoded, plan.decode)
-    taken = create(output, facts, [prompt.info for prompt in encoded], resume, force)
+    taken = begin(model, encoded, plan, facts, output, resume, force)
     for prompt in encoded:
         if absent := taken.missing(prompt.info):
-            sample = _decoded if plan.decode else _sample
-            sample(model, prompt, plan, taken, absent)
+            if plan.decode:
+                _decoded(model, prompt, plan, taken, absent)
+            else:
+                with torch.inference_mode(), listening(model, plan, keeping(taken, prompt), absent):
+                    ids = prompt.ids[None].to(input_device(model))
+                    model(input_ids=ids, use_cache=False, logits_to_keep=1)
         done(prompt.info.id)
     return taken
 
 
-def _sample(model: Any, prompt: Encoded, plan: Plan, taken: Capture, layers: list[int]) -> None:
+def begin(
+    model: Any,
+    encoded: list[Encoded],
+    plan: Plan,
+    facts: dict[str, Any],
+    output: Path,
+    resume: bool,
+    force: bool,
+    beside: int = 0,
+) -> Capture:
+    """The capture folder of this run, once the disk is known to hold what is still to be written.
+
+    beside: bytes that the run needs on the same disk for itself.
+    """
+    standing = Capture(output, {"layers": plan.layers}, [])
+    needed = beside + _bytes_missing(standing, model, encoded, plan, force)
+    free = free_bytes(output) + (folder_bytes(output) if force else 0)
+    if needed > free:
+        raise OutOfRoom(
+            f"this capture needs {needed / 1e6:.1f} MB more and {output} has {free / 1e6:.1f} MB "
+            "free: free some room, or keep fewer --positions or --layers"
+        )
+    return create(output, facts, [prompt.info for prompt in encoded], resume, force)
+
+
+def _bytes_missing(
+    standing: Capture, model: Any, encoded: list[Encoded], plan: Plan, force: bool
+) -> int:
+    """Bytes of all parts that are not on disk yet."""
+    kept = Kept(model.dtype.itemsize, plan.values, plan.witnesses)
+    total = 0
+    for prompt in encoded:
+        length = prompt.info.length
+        part = part_bytes(model.config, kept, length, len(plan.positions.rows(length)))
+        total += part * len(plan.layers if force else standing.missing(prompt.info))
+    absent = [layer for layer in plan.layers if force or not standing.shared(layer).exists()]
+    return total + len(absent) * shared_bytes(model.config, kept)
+
+
+def keeping(taken: Capture, prompt: Encoded) -> Callable[[LayerRecord], None]:
+    """Writes a record of this prompt into the capture."""
+
     def keep(record: LayerRecord) -> None:
         _room_for(taken.path, record)
         taken.save(prompt.info, record)
 
-    kept = capture(
+    return keep
+
+
+def listening(
+    model: Any, plan: Plan, keep: Callable[[LayerRecord], None], layers: list[int]
+) -> AbstractContextManager[Probe]:
+    """While open, `keep` gets what the plan wants of these layers of whatever the model reads."""
+    return capture(
         model,
         keep,
         layers=layers,
@@ -182,9 +240,6 @@ def _sample(model: Any, prompt: Encoded, plan: Plan, taken: Capture, layers: lis
         values=plan.values,
         witnesses=plan.witnesses,
     )
-    with torch.inference_mode(), kept:
-        ids = prompt.ids[None].to(model.device)
-        model(input_ids=ids, use_cache=False, logits_to_keep=1)
 
 
 def lengthened(model: Any, encoded: list[Encoded], steps: int) -> list[Encoded]:
@@ -213,14 +268,10 @@ def _decoded(model: Any, prompt: Encoded, plan: Plan, taken: Capture, layers: li
     """Captures a prompt and its decode steps, and keeps the generated ids beside the records."""
     from indexer_probes.decoding import capture_decoding
 
-    def keep(record: LayerRecord) -> None:
-        _room_for(taken.path, record)
-        taken.save(prompt.info, record)
-
     with torch.inference_mode():
         ids = capture_decoding(
-            model, prompt.ids, plan.decode, keep, layers, plan.positions.rows, plan.values,
-            plan.witnesses,
+            model, prompt.ids, plan.decode, keeping(taken, prompt), layers, plan.positions.rows,
+            plan.values, plan.witnesses,
         )  # fmt: skip
     with written(taken.generated(prompt.info)) as temporary:
         temporary.write_text(json.dumps(ids), encoding="utf-8")

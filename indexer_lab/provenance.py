@@ -31,7 +31,9 @@ def provenance(inputs: Mapping[str, Any], seed: int | None = None) -> dict[str, 
 
 def command_line() -> str:
     """The command as typed, the program by its bare name."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0])
+    ran = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+    return shlex.join([*ran, *sys.argv[1:]])
 
 
 def commit() -> str | None:

@@ -17,6 +17,7 @@ from indexer_lab.errors import InputError
 from indexer_lab.measures import FACTS, MEASURES, Answer, Block, Ground
 from indexer_lab.selectors import Selector, on_backend, selector
 from indexer_lab.selectors.base import NoIndexer, Ranker, ranks_units
+from indexer_lab.selectors.sample import of_sample
 from indexer_lab.store.capture import SampleInfo
 from indexer_lab.targets import Target, target
 from indexer_lab.unit_level import UnitRecord, has_units, unit_record, unit_size
@@ -79,7 +80,7 @@ def score_record(record: LayerRecord, sample: SampleInfo, question: Question) ->
         _table(record, sample, row)
         for level, seen, asked in _levels(record, question)
         for name in question.targets
-        for row in _results(seen, target(name), asked, level)
+        for row in _results(seen, target(name), asked, level, sample.id)
     ]
     return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
 
@@ -118,12 +119,12 @@ class _Result:
 
 
 def _fitted(
-    record: LayerRecord, goal: Target, question: Question
+    record: LayerRecord, goal: Target, question: Question, sample: str
 ) -> Iterator[tuple[str, Selector, Ranker]]:
     """Every selector that this layer can serve, fitted; those of an indexer only where there is
     one. Raises InputError for one that needs keys where not every token has its own."""
     for label in question.labels():
-        made = question.make(label, goal)
+        made = of_sample(question.make(label, goal), sample)
         if record.entries is not None and not ranks_units(made):
             raise InputError(
                 f"selector {label!r} ranks by the keys of tokens, and layer {record.layer} attends "
@@ -135,10 +136,10 @@ def _fitted(
 
 
 def _results(
-    record: LayerRecord, goal: Target, question: Question, level: str
+    record: LayerRecord, goal: Target, question: Question, level: str, sample: str
 ) -> Iterator[_Result]:
     kernels = kernel_record(record, question.backend, question.deepest)
-    fitted = list(_fitted(record, goal, question))
+    fitted = list(_fitted(record, goal, question, sample))
     rankers = {label: ranker for label, _, ranker in fitted}
     chosen = {label: made for label, made, _ in fitted}
     paid = record.base if isinstance(record, UnitRecord) else record

@@ -22,6 +22,7 @@ class Proof:
     swapped:         keys of the native selection that recomputed index scores would not pick.
     score_gap:       how far, in index score, the worst of them lies under the boundary.
     score_allowed:   what float32 rounding explains: 1e-5 of the largest |index score|.
+    indexer:         whose selection the layer has: own, of layer N (reused from there), or none.
     None stands for a layer without witness rows or without an indexer.
     """
 
@@ -32,6 +33,7 @@ class Proof:
     swapped: int | None
     score_gap: float | None
     score_allowed: float | None
+    indexer: str = "none"
 
     @property
     def holds(self) -> bool:
@@ -50,7 +52,17 @@ def prove(record: LayerRecord, sample: str) -> Proof:
     finite(record)
     weights = _weights(record)
     scores = _selection(record)
-    return Proof(sample, record.layer, *(weights or (None, None)), *(scores or (None, None, None)))
+    error, allowed = weights or (None, None)
+    swapped, gap, slack = scores or (None, None, None)
+    return Proof(
+        sample, record.layer, error, allowed, swapped, gap, slack, _whose(record)
+    )  # fmt: skip
+
+
+def _whose(record: LayerRecord) -> str:
+    if record.indexer is None:
+        return "none"
+    return "own" if record.indexer.source is None else f"of layer {record.indexer.source}"
 
 
 def _weights(record: LayerRecord) -> tuple[float, float] | None:

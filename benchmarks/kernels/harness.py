@@ -22,8 +22,13 @@ L2_FLUSH_BYTES = 256 << 20
 SECONDS = float(os.environ.get("BENCH_SECONDS", "1.5"))  # longest that one case is repeated
 FIELDS = (
     "function", "case", "who", "p20_ms", "p50_ms", "p80_ms", "peak_extra_mib", "target_ms",
-    "note", "gpu", "driver", "cuda", "torch", "triton", "python", "commit", "day",
+    "predicted_ms", "note", "gpu", "driver", "cuda", "torch", "triton", "python", "commit", "day",
 )  # fmt: skip
+
+
+def variants_asked() -> bool:
+    """Whether other cuts and designs are to be measured too: `--variants`."""
+    return "--variants" in sys.argv[1:]
 
 
 def need_gpu() -> None:
@@ -92,13 +97,18 @@ class Table:
         work: Callable[[], object],
         *,
         target: float | None = None,
+        predicted: str = "",
         cold: bool = False,
         note: str = "",
     ) -> None:
-        """Times one entrant; a failure is a row that says so."""
+        """Times one entrant; a failure is a row that says so.
+
+        target: ms of the project's goal. predicted: what docs/kernels.md expected, "0.6-0.8".
+        """
         row: dict[str, object] = dict.fromkeys(FIELDS, "")
         row.update(self.machine, function=self.function, case=case, who=who, note=note)
         row["target_ms"] = "" if target is None else target
+        row["predicted_ms"] = predicted
         try:
             row["peak_extra_mib"] = f"{peak_extra(work):.0f}"
             p20, p50, p80 = milliseconds(work, cold)
@@ -108,7 +118,8 @@ class Table:
             row["note"] = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
             said = f"failed: {row['note']}"
         self.rows.append(row)
-        aim = "" if target is None else f"  target {target} ms"
+        aim = f"  predicted {predicted}" if predicted else ""
+        aim += "" if target is None else f"  target {target}"
         print(f"  {case:<44} {who:<28} {said}{aim}  {row['peak_extra_mib']} MiB", flush=True)
         torch.cuda.empty_cache()
 

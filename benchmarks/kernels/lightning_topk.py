@@ -1,18 +1,64 @@
-"""lightning_topk, fp8 and bf16, against DeepGEMM's scores where it is installed.
+"""lightning_topk, fp8 and bf16, against DeepGEMM's scores where it is installed; row_topk alone.
 
 python benchmarks/kernels/lightning_topk.py
+python benchmarks/kernels/lightning_topk.py --variants     and other cuts of the scoring pass
 """
 
 from __future__ import annotations
 
-import torch
-from harness import Table, need_gpu
+from dataclasses import replace
 
-from indexer_kernels.lightning_topk import FP8, lightning_scores, lightning_topk
-from indexer_kernels.row_topk import row_topk
+import torch
+from harness import Table, need_gpu, variants_asked
+from torch import Tensor
+
+from indexer_kernels.lightning_topk import FP8, IndexScoring, IndexShape, lightning_topk
+from indexer_kernels.row_select import group_of
+from indexer_kernels.row_topk import row_maxima, row_topk, select_rows
 
 HEADS, ROWS, UNITS, DIM, K = 64, 8192, 131072, 128, 2048
 CASE = "64 heads x 128, 8192 x 131072"
+SOME = slice(0, 1024)
+SHAPES = (
+    IndexShape(128, 256, warps=8, stages=3), IndexShape(64, 256, warps=4, stages=2),
+    IndexShape(64, 256, warps=4, stages=4), IndexShape(128, 128, warps=8, stages=3),
+    IndexShape(64, 128, warps=4, stages=4), IndexShape(128, 128, warps=4, stages=3),
+)  # fmt: skip
+
+
+def scored(table: Table, queries: Tensor, keys: Tensor, weights: Tensor, scales: Tensor) -> None:
+    """The whole, its two parts, and with --variants the scoring cut otherwise."""
+    fp8 = queries.dtype == FP8
+    name = "fp8" if fp8 else "bf16"
+    options = {"scale": DIM**-0.5, "key_scales": scales}
+    table.add(f"{CASE}, {name}", "lightning_topk",
+              lambda: lightning_topk(queries, keys, weights, K, ordered=False, **options),
+              target=21.0 if fp8 else None, predicted="17-21" if fp8 else "26-32")  # fmt: skip
+    swapped = queries.transpose(0, 1).contiguous()
+    scoring = IndexScoring(swapped, keys, weights, DIM**-0.5, scales, True, None, None, False)
+    table.add(f"1024 of its rows, {name}", "scores and maxima",
+              lambda: scoring.with_maxima(SOME), predicted="1.9-2.4" if fp8 else "")  # fmt: skip
+    if variants_asked():
+        for shape in SHAPES:
+            cut = replace(scoring, shape=shape)
+            how = f"{shape.units} x {shape.columns}, {shape.warps} warps, {shape.stages} stages"
+            table.add(f"1024 of its rows, {name}", f"scores, {how}",
+                      lambda c=cut: c.with_maxima(SOME))  # fmt: skip
+
+
+def selected(table: Table) -> None:
+    """Stored scores: the whole, its two launches, torch."""
+    scores, case = torch.randn(1024, UNITS, device="cuda"), "1024 x 131072 float32"
+    group = group_of(UNITS)
+    maxima = row_maxima(scores, group)
+    values = torch.empty(1024, K, device="cuda")
+    chosen = torch.empty(1024, K, dtype=torch.int64, device="cuda")
+    table.add(case, "row_topk", lambda: row_topk(scores, K, ordered=False), predicted="0.35-0.6")
+    table.add(case, "group maxima", lambda: row_maxima(scores, group), predicted="0.15")
+    table.add(case, "selection, maxima given",
+              lambda: select_rows(scores, maxima, group, K, values=values, chosen=chosen),
+              predicted="0.2-0.4")  # fmt: skip
+    table.add(case, "torch.topk", lambda: scores.topk(K))
 
 
 def main() -> None:
@@ -23,22 +69,9 @@ def main() -> None:
     wide = torch.randn(UNITS, DIM, device="cuda")
     weights = torch.randn(ROWS, HEADS, device="cuda")
     scales = torch.rand(UNITS, device="cuda") + 0.5
-    options = {"scale": DIM**-0.5, "key_scales": scales}
-    for dtype, target in ((FP8, 21.0), (torch.bfloat16, None)):
-        queries, keys = plain.to(dtype), wide.to(dtype)
-        name = "fp8" if dtype == FP8 else "bf16"
-        table.add(f"{CASE}, {name}", "lightning_topk",
-                  lambda q=queries, s=keys: lightning_topk(
-                      q, s, weights, K, ordered=False, **options),
-                  target=target)  # fmt: skip
-        swapped = queries.transpose(0, 1).contiguous()
-        table.add(f"1024 of its rows, {name}", "scores alone",
-                  lambda q=swapped, s=keys: lightning_scores(
-                      q, s, weights, slice(0, 1024), scale=DIM**-0.5, key_scales=scales,
-                      relu=True, positions=None, window=None, precise=False))  # fmt: skip
-    scores = torch.randn(1024, UNITS, device="cuda")
-    table.add("1024 x 131072 float32", "row_topk", lambda: row_topk(scores, K, ordered=False))
-    table.add("1024 x 131072 float32", "torch.topk", lambda: scores.topk(K))
+    for dtype in (FP8, torch.bfloat16):
+        scored(table, plain.to(dtype), wide.to(dtype), weights, scales)
+    selected(table)
     try:
         import deep_gemm
     except ImportError:

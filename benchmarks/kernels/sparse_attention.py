@@ -1,14 +1,17 @@
 """sparse_attention on latents and on grouped heads.
 
 python benchmarks/kernels/sparse_attention.py
+python benchmarks/kernels/sparse_attention.py --variants     and other cuts
 """
 
 from __future__ import annotations
 
 import torch
-from harness import Table, need_gpu
+from harness import Table, need_gpu, variants_asked
 
 from indexer_kernels.sparse_attention import (
+    SparseShape,
+    launched,
     sparse_attention,
     sparse_attention_reference,
     sparse_latent_attention,
@@ -26,7 +29,14 @@ def latent(table: Table, support: torch.Tensor) -> None:
         "sparse_latent_attention",
         lambda: sparse_latent_attention(queries, rope, latents, rope_keys, support, scale=0.04),
         target=12,
+        predicted="15-20",
     )
+    if variants_asked():
+        for keys, stages in ((64, 2), (32, 3), (16, 3), (16, 4)):
+            shape = SparseShape(64, keys, warps=8, stages=stages)
+            table.add("MLA, the same", f"{keys} keys, {stages} stages",
+                      lambda s=shape: launched(queries, rope, latents[None], rope_keys,
+                                               latents[None], support, 0.04, s))  # fmt: skip
 
 
 def grouped(table: Table, support: torch.Tensor) -> None:
@@ -36,7 +46,14 @@ def grouped(table: Table, support: torch.Tensor) -> None:
         "GQA 32:4, d 128, 8192 queries, k 2048",
         "sparse_attention",
         lambda: sparse_attention(queries, keys, values, support, scale=0.09),
+        predicted="3-5",
     )
+    if variants_asked():
+        for place, stages, warps in ((32, 3, 4), (64, 3, 4), (64, 2, 2), (128, 2, 4)):
+            shape = SparseShape(16, place, warps, stages)
+            table.add("GQA, the same", f"{place} keys, {stages} stages, {warps} warps",
+                      lambda s=shape: launched(queries, None, keys, None, values, support, 0.09,
+                                               s))  # fmt: skip
     few, picked = queries[:, :64].contiguous(), support[:, :64].contiguous()
     table.add(
         "the same, 64 of the queries",

@@ -1,4 +1,4 @@
-"""Recall against what a selector reads or multiplies: what does precision cost?"""
+"""Recall or mass against what a selector reads or multiplies: what does fidelity cost?"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from indexer_figures.axes_logit import logit_axis, squeeze
 from indexer_figures.curves import handle
 from indexer_figures.drawing import drawing
 from indexer_figures.errors import FigureError
+from indexer_figures.measures import MEASURES
 from indexer_figures.page import (
     NARROW,
     WIDE,
@@ -25,6 +26,7 @@ from indexer_figures.page import (
     subtitle,
     trivial_note,
 )
+from indexer_figures.points import share_axis
 from indexer_figures.scope import COLUMNS, DEFAULT, Choice, choose
 from indexer_figures.styles import Look, is_baseline, selector_looks
 from indexer_figures.summary import summarise
@@ -50,25 +52,37 @@ COSTS = {
 
 @dataclass(frozen=True)
 class ByCost:
-    """Mean recall (p10–p90 as a thin line) over mean cost, with the Pareto line."""
+    """Mean recall or mass (p10–p90 as a thin line) over mean cost, with the Pareto line."""
 
     cost: str
-    shape: str = "Scatter plot, cost on a logarithmic x axis, recall on a logit y axis"
+    measure: str = "recall"
+
+    @property
+    def shape(self) -> str:
+        """What is drawn on which axis."""
+        scale = "logit" if self.logit else "linear"
+        return f"Scatter plot, cost on a logarithmic x axis, {self.measure} on a {scale} y axis"
+
+    @property
+    def logit(self) -> bool:
+        """Whether the ends of the y axis are stretched: recall can be 0.999 in every row, mass
+        depends on the row whatever the selector does."""
+        return self.measure == "recall"
 
     @property
     def title(self) -> str:
         """A few words, drawn above the axes."""
-        return f"Recall against {COSTS[self.cost].title}"
+        return f"{MEASURES[self.measure].title} against {COSTS[self.cost].title}"
 
     @property
     def question(self) -> str:
         """The question that the figure answers."""
-        return f"Which selectors give the most recall for their {COSTS[self.cost].title}?"
+        return f"Which selectors give the most {self.measure} for their {COSTS[self.cost].title}?"
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of the score table that it reads."""
-        return (*COLUMNS, "recall", self.cost)
+        return (*COLUMNS, self.measure, self.cost)
 
     def table(self, scores: pd.DataFrame, choice: Choice = DEFAULT) -> pd.DataFrame:
         """A row for each selector; `plotted_*` are the numbers after the axes' ends took effect.
@@ -77,7 +91,7 @@ class ByCost:
         Cost 0 has no logarithm: it goes left of the smallest cost. NaN cost: not plotted.
         """
         scope = choose(scores, self.columns, choice)
-        table = summarise(scope.rows, ["budget", "selector"], "recall", trivial=True)
+        table = summarise(scope.rows, ["budget", "selector"], self.measure, trivial=True)
         costs = scope.rows[self.cost].astype(float).replace([np.inf, -np.inf], np.nan).sort_values()
         table["cost"] = table["selector"].map(costs.groupby(scope.rows["selector"]).mean())
         table.loc[table["cost"] < 0, "cost"] = np.nan
@@ -86,8 +100,10 @@ class ByCost:
                 f"no selector states a finite {self.cost!r}: a selector's cost model gives it"
             )
         table["plotted_cost"] = place_costs(table["cost"])
-        for name, squeezed in squeeze(table[list(_SPREAD)], int(table["rows"].max())).items():
-            table[f"plotted_{name}"] = squeezed
+        shares = table[list(_SPREAD)]
+        shares = squeeze(shares, int(table["rows"].max())) if self.logit else shares
+        for name, share in shares.items():
+            table[f"plotted_{name}"] = share
         table["pareto"] = _pareto(table)
         return scope.label(table)
 
@@ -103,11 +119,14 @@ class ByCost:
         _pareto_line(ax, shown)
         for name in reversed(names):
             _point(ax, shown.loc[name], name, looks[name])
-        logit_axis(ax, table, _SPREAD)
+        if self.logit:
+            logit_axis(ax, table, _SPREAD)
+        else:
+            share_axis(ax)
         cost_axis(ax, table, COSTS[self.cost].unit, width - 0.75)
         grid(ax)
         ax.set_xlabel(COSTS[self.cost].axis)
-        ax.set_ylabel("mean recall (share of exact keys)")
+        ax.set_ylabel(f"mean {MEASURES[self.measure].axis}")
         entries: list[Entry] = [(handle(looks[name], line=False), name) for name in names]
         entries.append((Line2D([], [], color="#999999", linewidth=0.9), "best for its cost"))
         notes = [rows_note(table, "Mean, with a thin line from p10 to p90"), trivial_note(table)]
@@ -116,14 +135,14 @@ class ByCost:
         return finish(figure, self.title, subtitle(table), entries, notes)
 
     def reading(self, table: pd.DataFrame) -> str:
-        """The cheapest selector close to the best one's recall."""
+        """The cheapest selector close to the best one."""
         known = table[table["cost"].notna() & (table["rows"] > 0)]
         ours = known[~known["selector"].map(is_baseline)]
         pool = ours if len(ours) else known
         best = pool.sort_values(["mean", "cost"], ascending=[False, True]).iloc[0]
         unit = COSTS[self.cost].unit
         words = (
-            f"{best['selector']} has the highest mean recall, {percent(best['mean'])} "
+            f"{best['selector']} has the highest mean {self.measure}, {percent(best['mean'])} "
             f"(p10 {percent(best['p10'])}), at {quantity(best['cost'], unit)} per query and layer"
         )
         near = pool[(pool["mean"] >= best["mean"] - 0.01) & (pool["cost"] < best["cost"])]
@@ -140,9 +159,9 @@ def _pareto(table: pd.DataFrame) -> list[bool]:
     """Whether no other selector is at least as good on both axes and better on one."""
     known = table["cost"].notna() & (table["rows"] > 0)
     flags = []
-    for own, cost, recall in zip(known, table["cost"], table["mean"], strict=True):
-        as_good = known & (table["cost"] <= cost) & (table["mean"] >= recall)
-        better = as_good & ((table["cost"] < cost) | (table["mean"] > recall))
+    for own, cost, share in zip(known, table["cost"], table["mean"], strict=True):
+        as_good = known & (table["cost"] <= cost) & (table["mean"] >= share)
+        better = as_good & ((table["cost"] < cost) | (table["mean"] > share))
         flags.append(bool(own and not better.any()))
     return flags
 

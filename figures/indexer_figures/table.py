@@ -1,6 +1,7 @@
 """The table of figures: a new one is one file and one line here."""
 
 from indexer_figures.by_budget import ByBudget
+from indexer_figures.by_condition import ByCondition
 from indexer_figures.by_cost import ByCost
 from indexer_figures.by_distance import ByDistance
 from indexer_figures.by_entropy import ByEntropy
@@ -9,6 +10,8 @@ from indexer_figures.entropy_by_layer import EntropyByLayer
 from indexer_figures.entropy_spread import EntropySpread
 from indexer_figures.heat_map import HeatMap
 from indexer_figures.kind import FigureKind
+from indexer_figures.loss_by_measure import LossByMeasure
+from indexer_figures.loss_waterfall import LossWaterfall
 from indexer_figures.panels import Panels
 from indexer_figures.quality_by_entropy import QualityByEntropy
 from indexer_figures.quality_by_precision import QualityByPrecision
@@ -23,7 +26,11 @@ FIGURES: dict[str, FigureKind] = {
     "mass_by_budget": ByBudget("mass"),
     "recall_by_bytes": ByCost("bytes_read"),
     "recall_by_multiply_adds": ByCost("multiply_adds"),
+    "mass_by_bytes": ByCost("bytes_read", "mass"),
+    "mass_by_multiply_adds": ByCost("multiply_adds", "mass"),
     "recall_by_distance": ByDistance(),
+    "fidelity_by_condition": ByCondition(),
+    "loss_waterfall": LossWaterfall(),
     "entropy_by_layer": EntropyByLayer(),
     "recall_by_entropy": ByEntropy(),
     "quality_by_precision": QualityByPrecision(),
@@ -31,6 +38,7 @@ FIGURES: dict[str, FigureKind] = {
     "kl_by_swapped_layer": SwapByLayer(),
     "entropy_distribution": EntropySpread(),
     "quality_by_entropy": QualityByEntropy(),
+    "loss_by_measure": LossByMeasure(),
     "gain_by_ratio": Panels(
         "What top-k training gains, by budget ratio",
         "Does training with top-k attention help top-k decoding?",
@@ -51,6 +59,7 @@ SOURCES: dict[str, str] = {
     "kl_by_swapped_layer": "quality",
     "entropy_distribution": "entropy",
     "quality_by_entropy": "quality",
+    "loss_by_measure": "study",
     "gain_by_ratio": "study",
     "entropy_by_model": "study",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -13,13 +14,16 @@ from indexer_lab import __version__
 from indexer_lab.errors import LabError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("demo", "The whole way on a shipped model: capture, validate, score, figures."),
+    "demo": ("demo", "The whole way on a shipped model: from capture to report."),
     "capture": ("capture", "Run a model on prompts and keep its queries, keys and indexers."),
     "validate": ("validate", "Prove that a capture gives back the model's own attention."),
     "score": ("score", "Hold selectors against the exact top-k of a capture."),
     "quality": ("quality", "Run a model on what a selector picks, and see what that costs."),
     "relate": ("relate", "What fidelity says of quality: correlations, thresholds, predictors."),
     "figures": ("figures", "Draw the figures of a score table."),
+    "report": ("report", "One HTML file that says what runs found, readable offline."),
+    "check": ("check", "Hold scores to thresholds, or to a reference run; for CI."),
+    "import-selection": ("import_selection", "Store what a serving engine picked, for score."),
     "train": ("train", "Train reference models and Lightning Indexers."),
     "ls": ("ls", "List what is known: selectors, targets, measures, tasks, families, figures."),
 }
@@ -64,7 +68,8 @@ class Commands(click.Group):
             if spoken is None:
                 raise
             text, code = spoken
-            click.echo(f"error: {text}", err=True)
+            if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one tells it
+                click.echo(f"error: {text}", err=True)
             sys.exit(code)
         except KeyboardInterrupt:
             click.echo("stopped; the same command with --resume goes on from here", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -30,6 +31,7 @@ from indexer_lab.cli import options
     help="Generate this many tokens greedily after each prompt and keep their queries too.",
 )
 @options.loading
+@options.spreading
 @options.config
 @options.seed
 @options.output("the capture")
@@ -41,10 +43,14 @@ def command(**given: Any) -> None:
     \b
     indexer-lab capture --model needle-dsa --task multi_key --length 2048 -o capture/
     indexer-lab capture --model meta-llama/Llama-3.1-8B --prompts prompts.jsonl -o capture/
+    indexer-lab capture --model DeepSeek-V3.2-Exp/ --stream-layers --device cuda \\
+        --prompts prompts.jsonl -o capture/
     """
     from indexer_lab.cli.steps import capture_step
 
     taken = capture_step(**given)
+    if os.environ.get("RANK", "0") != "0":  # process 0 speaks for all that torchrun started
+        return
     if given["as_json"]:
         import json
 

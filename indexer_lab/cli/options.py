@@ -73,6 +73,26 @@ def loading(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def spreading(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How a model gets in that is larger than one device."""
+    return _all(
+        click.option(
+            "--stream-layers",
+            is_flag=True,
+            help="Read the checkpoint layer by layer, FP8 blocks too; one layer is in memory.",
+        ),
+        click.option(
+            "--device-map",
+            help="Layers on several devices: auto, balanced, sequential, or JSON; not --device.",
+        ),
+        click.option(
+            "--tensor-parallel",
+            is_flag=True,
+            help="Heads and experts over the processes that torchrun started.",
+        ),
+    )(command)
+
+
 def output(what: str) -> Decorator:
     return click.option(
         "-o", "--output", type=click.Path(path_type=Path), required=True, help=f"Folder for {what}."
@@ -108,15 +128,9 @@ def config(command: Callable[..., Any]) -> Callable[..., Any]:
 def _read_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
     if path is None:
         return
-    import yaml
+    from indexer_lab.store.files import read_yaml
 
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"no configuration at {path}: that file does not exist") from None
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())
-        raise InputError(f"{path} cannot be read as YAML ({line})") from None
+    values = read_yaml(path, "configuration")
     if not isinstance(values, dict):
         raise InputError(f"{path} holds no options; expected lines like `budget: [256, 1024]`")
     known = {name: p for p in ctx.command.params for name in _spellings(p)}

@@ -15,6 +15,9 @@ from indexer_lab.measures import FACTS, MEASURES
 from indexer_lab.positions import parse_layers
 from indexer_lab.progress import progress
 from indexer_lab.scoring import Question, check_budgets, score_record
+from indexer_lab.selectors import selector
+from indexer_lab.selectors.reuse import source
+from indexer_lab.selectors.sample import of_sample
 from indexer_lab.store.capture import Capture, open_capture
 from indexer_lab.store.files import digest
 from indexer_lab.store.records import finite
@@ -44,7 +47,7 @@ def score_step(
     samples = taken.samples[:limit]
     chosen = _layers(taken, layers)
     with working_on(place):
-        question = _question(taken, selectors, budgets, targets, backend, place)
+        question = _question(taken, chosen, selectors, budgets, targets, backend, place)
         facts = _manifest(taken, question, chosen, len(samples), place)
         scores = create(output, facts, resume, force)
         with progress("score", len(samples) * len(chosen), quiet or as_json) as advance:
@@ -60,6 +63,7 @@ def score_step(
 
 def _question(
     taken: Capture,
+    layers: list[int],
     selectors: tuple[str, ...],
     budgets: str,
     targets: tuple[str, ...],
@@ -74,9 +78,25 @@ def _question(
     question = Question(
         tuple(selectors), check_budgets(numbers("--budget", budgets), longest), names, backend
     )
+    _check_sources(question, taken, layers)
+    sample = taken.samples[0].id
     for label in question.labels():
-        question.make(label, goals[0]).fit(first)
+        of_sample(question.make(label, goals[0]), sample).fit(first)
     return question
+
+
+def _check_sources(question: Question, taken: Capture, layers: list[int]) -> None:
+    """Raises InputError where a selector takes over the selection of a layer not captured."""
+    for label in question.labels():
+        made = selector(label)
+        for layer in layers:
+            needed = source(made, layer)
+            if needed not in taken.layers:
+                have = ", ".join(map(str, taken.layers))
+                raise InputError(
+                    f"selector {label!r}: layer {layer} takes the selection of layer {needed}, "
+                    f"which was not captured; captured are {have}"
+                )
 
 
 def _first(taken: Capture, place: torch.device) -> LayerRecord:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from indexer_lab import capturing
+from indexer_lab.cli.spread import WHOLE, Spread
 from indexer_lab.errors import InputError, unknown_name
 from indexer_lab.positions import parse
 from indexer_lab.progress import progress
@@ -36,6 +37,9 @@ def capture_step(
     device: str = "cpu",
     dtype: str = "auto",
     trust_remote_code: bool = False,
+    stream_layers: bool = False,
+    device_map: str | None = None,
+    tensor_parallel: bool = False,
     seed: int = 0,
     resume: bool = False,
     force: bool = False,
@@ -44,15 +48,25 @@ def capture_step(
 ) -> Capture:
     """Loads the model, encodes the prompts and captures every sample; see `capture --help`."""
     rule = parse(positions, seed)
+    spread = Spread(stream_layers, device_map, tensor_parallel, decode)
     loaded = load_step(
         model, revision, prompts, tasks, length, samples, limit, layers, device, dtype,
-        trust_remote_code, seed,
+        trust_remote_code, seed, spread=spread,
     )  # fmt: skip
     encoded = loaded.encoded
     plan = capturing.Plan(loaded.layers, rule, positions, values, witnesses, decode)
     facts = capturing.manifest(loaded.model, model, revision, encoded, plan, seed)
+    if stream_layers:
+        from indexer_lab.cli.streamed_step import streamed_step
+
+        return streamed_step(
+            loaded.model, encoded, plan, facts, output, resume, force, quiet or as_json
+        )
+    run = capturing.run
+    if tensor_parallel:
+        from indexer_lab.capturing_parallel import run_parallel as run
     with progress("capture", len(encoded), quiet) as advance:
-        return capturing.run(loaded.model, encoded, plan, facts, output, resume, force, advance)
+        return run(loaded.model, encoded, plan, facts, output, resume, force, advance)
 
 
 @dataclass(frozen=True)
@@ -82,28 +96,29 @@ def load_step(
     trust_remote_code: bool,
     seed: int,
     room: int = 0,
+    spread: Spread = WHOLE,
 ) -> Loaded:
     """The model, its tokenizer where one is needed, the prompts in token ids, and the layers that
     a text like 0,3,10-20 names (None: all).
 
     room: tokens that the model must have left after a built-in prompt, which is made shorter for
           it.
+    spread: how a model gets in that is larger than one device.
     """
     _one_of(prompts, tasks)
 
     import torch
 
-    from indexer_probes.loading import load_model
-
     torch.manual_seed(seed)
-    place, config = _find(model, revision, trust_remote_code)
+    place, config = _find(model, revision, trust_remote_code, spread.stream_layers)
     chosen = capturing.layers_of(config, layers)
     tokenizer, encoded = _read(
         place, config, revision, prompts, tasks, length, samples, limit, trust_remote_code, seed,
         room,
     )  # fmt: skip
-    loaded = load_model(place, revision, dtype, device, trust_remote_code)
-    return Loaded(loaded, tokenizer, encoded, capturing.attending(loaded, layers, chosen))
+    opened = spread.load(place, revision, dtype, device, trust_remote_code)
+    module = opened.module if spread.stream_layers else opened
+    return Loaded(opened, tokenizer, encoded, capturing.attending(module, layers, chosen))
 
 
 def lengths_step(
@@ -155,15 +170,24 @@ def _read(
     return tokenizer, capturing.encode(asked, tokenizer, limits)
 
 
-def _find(model: str, revision: str | None, trust_remote_code: bool) -> tuple[str, Any]:
+def _find(
+    model: str, revision: str | None, trust_remote_code: bool, on_disk: bool = False
+) -> tuple[str, Any]:
     """Where a model is and its configuration, read before any weight so that a wrong name, family
-    or layer costs nothing. Raises ProbeError, or InputError when a shipped name was misspelled."""
+    or layer costs nothing. Raises ProbeError, or InputError when a shipped name was misspelled.
+
+    on_disk: no hub is asked; the place of a hub model is its folder in the cache.
+    """
     from indexer_lab.reference import names, resolve
     from indexer_probes.errors import ProbeError
     from indexer_probes.loading import load_config
 
     place = resolve(model)
     try:
+        if on_disk:
+            from indexer_probes.streaming.checkpoint import checkpoint_folder
+
+            place = str(checkpoint_folder(place, revision))
         return place, load_config(place, revision, trust_remote_code)
     except ProbeError as error:
         close = difflib.get_close_matches(model, names(), n=1)

@@ -32,7 +32,17 @@ def _number(value: Any) -> str:
 def print_proofs(proofs: list[Proof]) -> None:
     """The worst difference per layer, over all samples."""
     table = Table(title="worst difference per layer")
-    for name in ("layer", "weights", "allowed", "swapped keys", "score gap", "allowed", "holds"):
+    names = (
+        "layer",
+        "weights",
+        "allowed",
+        "indexer",
+        "swapped keys",
+        "score gap",
+        "allowed",
+        "holds",
+    )
+    for name in names:
         table.add_column(name, justify="right")
     for layer in sorted({proof.layer for proof in proofs}):
         here = [proof for proof in proofs if proof.layer == layer]
@@ -40,6 +50,7 @@ def print_proofs(proofs: list[Proof]) -> None:
             *_cells(
                 layer,
                 *_worst(here, "weights_error", "weights_allowed"),
+                here[0].indexer,
                 sum(proof.swapped or 0 for proof in here),
                 *_worst(here, "score_gap", "score_allowed"),
             ),

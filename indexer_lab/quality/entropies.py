@@ -39,10 +39,16 @@ class Entropies:
 
     def finish(self, tokens: int) -> None:
         """The running trial made that many tokens: what came after, while the sequence waited for
-        its neighbours, is dropped."""
-        stop = self.prompt - 1 + tokens
-        running = [part.filter(pc.field("position") < stop) for part in self._running]
-        self.parts += [part for part in running if len(part)]
+        its neighbours, is dropped. A query that ran again, as after a wrong draft, counts as it ran
+        last."""
+        latest: dict[int, int] = {}
+        kept = []
+        for part in reversed(self._running):
+            layer, first = part["layer"][0].as_py(), pc.min(part["position"]).as_py()
+            stop = latest.get(layer, self.prompt - 1 + tokens)
+            kept.append(part.filter(pc.field("position") < stop))
+            latest[layer] = min(stop, first)
+        self.parts += [part for part in reversed(kept) if len(part)]
         self._running = []
 
     def watch(self, trial: Trial, clock: Clock) -> Watch:

@@ -16,10 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
+from indexer_lab.errors import InputError
 from indexer_lab.quality.same_bits import same_bits
+from indexer_probes.decoding import whole_cache
 
 Stop = Callable[[list[int]], bool]
+CACHED = ("keys", "values", "indexer_keys")
+"""What a layer of a cache may hold, [..., token, dim] each."""
 
 
 @dataclass
@@ -55,7 +60,7 @@ class Clock:
 def prefill(model: Any, ids: Tensor) -> DynamicCache:
     """The cache of a prompt int64 [token] but its last token, whose query is the first that
     answers."""
-    cache = _empty(model)
+    cache = empty_cache(model)
     with torch.inference_mode():
         given = ids[None, :-1].to(model.device)
         model(input_ids=given, past_key_values=cache, logits_to_keep=1)
@@ -132,10 +137,34 @@ def fork(cache: DynamicCache) -> DynamicCache:
     return forked
 
 
-def _empty(model: Any) -> DynamicCache:
-    """A cache that drops nothing: only an indexer's keys need the configuration's own layers."""
+def shorten(cache: DynamicCache, length: int) -> None:
+    """Leaves the first `length` tokens in a cache that drops nothing; what shares its tensors stays
+    as it was."""
+    for layer in cache.layers:
+        for name in CACHED:
+            held = getattr(layer, name, None)
+            if held is not None and held.numel():
+                setattr(layer, name, held[..., :length, :])
+        places = getattr(layer, "indexer_position_ids", None)
+        if places is not None:
+            layer.indexer_position_ids = places[..., :length]
+
+
+def empty_cache(model: Any) -> DynamicCache:
+    """A cache that drops nothing: only an indexer's keys need the configuration's own layers.
+
+    Raises InputError for a model with layers whose state is written in place: trials share what the
+    prompt left in a cache, and could not share that.
+    """
+    cache = whole_cache(model)
+    for number, layer in enumerate(cache.layers):
+        if not isinstance(layer, DynamicLayer):
+            raise InputError(
+                f"layer {number} of this {model.config.model_type} keeps a running state "
+                f"({type(layer).__name__}), which trials cannot share; capture and score it instead"
+            )
     indexed = any(hasattr(module, "indexer") for module in model.modules())
-    return DynamicCache(config=model.config) if indexed else DynamicCache()
+    return cache if indexed else DynamicCache()
 
 
 def _side_by_side(caches: Sequence[DynamicCache]) -> tuple[DynamicCache, list[int]]:
@@ -146,7 +175,7 @@ def _side_by_side(caches: Sequence[DynamicCache]) -> tuple[DynamicCache, list[in
     longest = max(cache.get_seq_length() for cache in caches)
     pads = [longest - cache.get_seq_length() for cache in caches]
     for number, layer in enumerate(joined.layers):
-        for name in ("keys", "values", "indexer_keys"):
+        for name in CACHED:
             if getattr(layer, name, None) is not None:
                 parts = [getattr(cache.layers[number], name) for cache in caches]
                 pairs = zip(parts, pads, strict=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import Tensor
 from transformers import DynamicCache
 
 from indexer_lab.capturing import Encoded
 from indexer_lab.errors import InputError
 from indexer_lab.positions import Positions
+from indexer_lab.quality.decoding import own_decoding
 from indexer_lab.quality.divergence import divergence
 from indexer_lab.quality.entropies import PROMPT, Entropies
 from indexer_lab.quality.forward import Clock, generate, prefill, replay
@@ -18,6 +20,7 @@ from indexer_lab.quality.subject import NAN, Subject
 from indexer_lab.quality.trial import ALL_LAYERS, DENSE, Protocol, Trial
 from indexer_lab.selectors.following import Follower
 from indexer_lab.store.quality import Quality
+from indexer_probes.records import LayerRecord
 from indexer_probes.steering import Watch, steer
 
 GENERATED = dict.fromkeys(("nll", "delta_nll", "kl", "agreement", "bits_per_byte"), NAN)
@@ -118,15 +121,42 @@ def _answer_densely(group: Sequence[Subject], tokens: int) -> None:
 
 def _replayed(subject: Subject, trial: Trial) -> None:
     selector, clock = subject.follower(trial), _clock([subject])
+    own = own_decoding(selector)
+    if own is not None:
+        own.prepare(subject.model, subject.prompt, trial.own_prompt)
     cache = _own_prompt(subject, trial, selector)
     with _steered([subject], trial, [selector], clock):
-        logs = replay(subject.model, cache, subject.last, subject.forced, clock)
+        if own is None:
+            logs = replay(subject.model, cache, subject.last, subject.forced, clock)
+        else:
+            logs = own.replay(subject.model, subject.prompt, cache, subject.forced, clock)
     assert subject.truth is not None
     numbers = divergence(subject.forced, logs, subject.truth, subject.encoded.bytes)
     subject.note(trial, numbers, clock.seconds, [len(subject.forced)])
 
 
 def _generated(group: Sequence[Subject], trial: Trial, tokens: int) -> None:
+    if own_decoding(group[0].follower(trial)) is None:
+        _generated_together(group, trial, tokens)
+    else:
+        for subject in group:
+            _generated_alone(subject, trial, tokens)
+
+
+def _generated_alone(subject: Subject, trial: Trial, tokens: int) -> None:
+    """By the selector's own decoding, which takes one sequence."""
+    selector, clock = subject.follower(trial), _clock([subject])
+    own = own_decoding(selector)
+    assert own is not None
+    own.prepare(subject.model, subject.prompt, trial.own_prompt)
+    cache = _own_prompt(subject, trial, selector)
+    with _steered([subject], trial, [selector], clock):
+        made = own.generate(subject.model, subject.prompt, cache, tokens, subject.ends, clock)
+    numbers = {**GENERATED, "tokens": len(made), "score": subject.score(made)}
+    subject.note(trial, numbers, clock.seconds, [len(made)])
+
+
+def _generated_together(group: Sequence[Subject], trial: Trial, tokens: int) -> None:
     selectors, clock = [each.follower(trial) for each in group], _clock(group)
     pairs = zip(group, selectors, strict=True)
     caches = [_own_prompt(subject, trial, own) for subject, own in pairs]
@@ -157,7 +187,24 @@ def _steered(
     group: Sequence[Subject], trial: Trial, selectors: Sequence[Follower], clock: Clock
 ) -> Any:
     choosers = [trial.choose(each) for each in selectors]
-    return steer(group[0].model, choosers, trial.layers, watch=_watch(group, trial, clock))
+    attend = [own for each in selectors if (own := getattr(each, "attend", None)) is not None]
+    watch = _watch(group, trial, clock)
+    if attend:  # past queries come again: the newest alone is new
+        watch = [_newest(each) for each in watch]
+    return steer(group[0].model, choosers, trial.layers, watch=watch, attend=attend)
+
+
+def _newest(watch: Watch) -> Watch:
+    """Sees the newest query of a step; of a prompt, all."""
+
+    def see(record: LayerRecord, support: Tensor | None) -> None:
+        if int(record.positions[0]) and record.rows > 1:
+            last = record.positions.new_tensor([record.rows - 1])
+            record = record.at(last)
+            support = None if support is None else support[:, last]
+        watch(record, support)
+
+    return see
 
 
 def _watch(group: Sequence[Subject], trial: Trial, clock: Clock) -> list[Watch]:

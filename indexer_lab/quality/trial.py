@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from indexer_lab.errors import InputError
+from indexer_lab.quality.decoding import own_decoding
 from indexer_lab.selectors import selector
+from indexer_lab.selectors.base import every_key
 from indexer_lab.selectors.following import Follower, follower
+from indexer_lab.selectors.reuse import source
 from indexer_probes.records import LayerRecord
 from indexer_probes.steering import Choose
 
@@ -37,10 +41,12 @@ class Trial:
 
     @property
     def layers(self) -> tuple[int, ...] | None:
-        """What `steer` is to select in."""
+        """What `steer` is to hand over: where to select, and the layer that it takes over."""
         if self.selector == DENSE:
             return ()
-        return None if self.layer == ALL_LAYERS else (self.layer,)
+        if self.layer == ALL_LAYERS:
+            return None
+        return tuple({source(selector(self.selector), self.layer), self.layer})
 
     @property
     def own_prompt(self) -> bool:
@@ -55,11 +61,20 @@ class Trial:
         """The selector on the live records of one sequence, at this budget.
 
         along: the selector where it is to keep what it built on another run's prompt.
+        Raises InputError for one that decodes in its own way and is not given.
         """
         made = along or follower(selector("exact" if self.selector == DENSE else self.selector))
+        if along is None and own_decoding(made) is not None:
+            raise InputError(
+                f"selector {self.selector!r} decodes in its own way, and a published benchmark "
+                "decodes by itself; run it on this project's own tasks"
+            )
 
         def pick(record: LayerRecord) -> Tensor:
-            return made.fit(record).top(self.budget)
+            ranker = made.fit(record)
+            if self.layer in (ALL_LAYERS, record.layer):
+                return ranker.top(self.budget)
+            return every_key(record)
 
         return pick
 

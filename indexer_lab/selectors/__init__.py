@@ -8,16 +8,28 @@ from typing import Any
 
 from indexer_lab.backend import Backend
 from indexer_lab.selectors.base import Selector
+from indexer_lab.selectors.block_mean import BlockMean
 from indexer_lab.selectors.dial import Dial
+from indexer_lab.selectors.double_sparsity import DoubleSparsity
 from indexer_lab.selectors.exact import Exact
 from indexer_lab.selectors.faiss_index import Faiss
+from indexer_lab.selectors.faulty import Faulty
+from indexer_lab.selectors.hierarchical import Hierarchical
+from indexer_lab.selectors.index_heads import IndexHeads
 from indexer_lab.selectors.lightning import Lightning
+from indexer_lab.selectors.loki import Loki
 from indexer_lab.selectors.native import Native
 from indexer_lab.selectors.quantised import Quantised
+from indexer_lab.selectors.quest import Quest
 from indexer_lab.selectors.random import Random
 from indexer_lab.selectors.recorded import Recorded
+from indexer_lab.selectors.retro import Retro
+from indexer_lab.selectors.reuse import Reuse
 from indexer_lab.selectors.settings import build
 from indexer_lab.selectors.sink_recent import SinkRecent
+from indexer_lab.selectors.sp_attention import SPAttention
+from indexer_lab.selectors.sparq import Sparq
+from indexer_lab.selectors.spec_attn import SpecAttn
 
 SELECTORS: dict[str, Callable[..., Any]] = {
     "exact": Exact,
@@ -29,6 +41,18 @@ SELECTORS: dict[str, Callable[..., Any]] = {
     "quantised": Quantised,
     "faiss": Faiss,
     "recorded": Recorded,
+    "quest": Quest,
+    "block_mean": BlockMean,
+    "hierarchical": Hierarchical,
+    "sparq": Sparq,
+    "loki": Loki,
+    "double_sparsity": DoubleSparsity,
+    "reuse": Reuse,
+    "index_heads": IndexHeads,
+    "sp_attention": SPAttention,
+    "retro": Retro,
+    "spec_attn": SpecAttn,
+    "faulty": Faulty,
 }
 
 

@@ -108,6 +108,44 @@ class ScoreRanker:
             raise InputError(f"layer {self.record.layer}: {error}") from error
 
 
+class BudgetRanker:
+    """Ranks anew for each budget, once: what one budget picks need not begin a larger one's picks.
+
+    pick:  rows and budget -> int64 [set, row, budget].
+    width: [row, key] blocks that `pick` holds at once.
+    """
+
+    def __init__(self, record: LayerRecord, pick: Callable[[slice, int], Support], width: int):
+        self.record = record
+        self.pick = pick
+        self.width = width
+        self._known: dict[int, Support] = {}
+
+    def scores(self, rows: slice) -> None:
+        return None
+
+    def top(self, budget: int) -> Support:
+        if budget not in self._known:
+            chunks = self.record.chunks(self.width)
+            try:
+                self._known[budget] = torch.cat([self.pick(rows, budget) for rows in chunks], dim=1)
+            except KernelError as error:
+                raise InputError(f"layer {self.record.layer}: {error}") from error
+        return self._known[budget]
+
+
+def product_ranker(record: LayerRecord, queries: Tensor, keys: Tensor) -> ScoreRanker:
+    """Ranks, each query head for itself, by the product of stand-ins for queries and keys.
+
+    queries: [head, query, d], keys: [kv_head, key, d], of any d.
+    """
+
+    def score(rows: slice) -> Tensor:
+        return record.products(queries, keys, rows) * record.scale
+
+    return ScoreRanker(record, score, record.heads, width=2 * record.heads)
+
+
 class NativeRanker:
     """Hands out a selection that already exists: its first `budget` places, in their order."""
 
@@ -130,6 +168,11 @@ class NativeRanker:
 def pad(support: Support, budget: int) -> Support:
     """The support with -1 pads up to `budget` places."""
     return torch.nn.functional.pad(support, (0, budget - support.shape[-1]), value=-1)
+
+
+def every_key(record: LayerRecord) -> Support:
+    """int64 [1, query, key]: the support of dense attention."""
+    return torch.arange(record.length, device=record.queries.device).expand(1, record.rows, -1)
 
 
 class NoIndexer(InputError):

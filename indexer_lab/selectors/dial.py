@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from indexer_kernels.topk import KernelError, topk
-from indexer_lab.errors import InputError
-from indexer_lab.selectors.base import Cost, Ranker, Support
+from indexer_kernels.topk import topk
+from indexer_lab.selectors.base import BudgetRanker, Cost, Ranker, Support
 from indexer_lab.selectors.exact import Exact
 from indexer_lab.selectors.random import lots
 from indexer_lab.targets import Target, target
@@ -54,7 +53,8 @@ class Dial:
             raise ValueError(f"precision = {self.precision}; expected a share in 0..1")
 
     def fit(self, record: LayerRecord) -> Ranker:
-        return _DialRanker(self, record, target(self.target))
+        spoiled = _Spoiled(self, record, target(self.target))
+        return BudgetRanker(record, spoiled.rows, 4 * record.heads)
 
     def cost(self, record: LayerRecord, budget: int) -> Cost:
         """The exact top-k's: it must be known before it is spoiled."""
@@ -62,28 +62,14 @@ class Dial:
 
 
 @dataclass(frozen=True)
-class _DialRanker:
-    """Ranks anew for each budget, once."""
+class _Spoiled:
+    """A dial on one record."""
 
     dial: Dial
     record: LayerRecord
     goal: Target
-    _known: dict[int, Support] = field(default_factory=dict)
 
-    def scores(self, rows: slice) -> Tensor | None:
-        return None
-
-    def top(self, budget: int) -> Support:
-        if budget not in self._known:
-            chunks = self.record.chunks(4 * self.record.heads)
-            try:
-                parts = [self._rows(rows, budget) for rows in chunks]
-            except KernelError as error:
-                raise InputError(f"layer {self.record.layer}: {error}") from error
-            self._known[budget] = torch.cat(parts, dim=1)
-        return self._known[budget]
-
-    def _rows(self, rows: slice, budget: int) -> Support:
+    def rows(self, rows: slice, budget: int) -> Support:
         """int64 [set, row, budget]"""
         values = self.goal.chunk(self.record, rows, budget)  # (set, row, key)
         draw = lots(self.record, rows, self.dial.seed, len(values))

@@ -18,6 +18,7 @@ from indexer_lab.unit_level import UnitRecord, has_units, unit_record
 from indexer_probes import units
 from indexer_probes.records import IndexerRecord, LayerRecord
 
+Precision = Literal["native", "fp8", "fp4", "int8"]
 BITS = {"fp8": 8, "int8": 8, "fp4": 4}
 SCALE_BITS = {"fp8": 8, "int8": 32, "fp4": 8}  # ue8m0, float32, ue8m0
 BLOCK = {"fp4": 32}
@@ -44,7 +45,7 @@ class Lightning:
 
     ranks_units: ClassVar[bool] = True
 
-    precision: Literal["native", "fp8", "fp4", "int8"] = "native"
+    precision: Precision = "native"
     hadamard: bool | None = None
     backend: Backend = "auto"
 
@@ -58,7 +59,7 @@ class Lightning:
             return Expanded(self.fit(unit_record(record)), record)
         if isinstance(record, UnitRecord):
             return self._of_units(record, indexer)
-        coded, factors = self._coded(indexer)
+        coded, factors = self.coded(indexer)
         dtype = CODES.get(self.precision)
         if use_kernels(self.backend, record.queries.device, _obstacle(indexer, dtype)):
             from indexer_lab.selectors.lightning_kernel import LightningKernel
@@ -94,7 +95,7 @@ class Lightning:
         scales = -(-dim // BLOCK.get(self.precision, dim)) * SCALE_BITS[self.precision]
         return index_cost(indexer, BITS[self.precision], scale_bits=scales)
 
-    def _coded(self, indexer: IndexerRecord) -> tuple[IndexerRecord, Tensor | None]:
+    def coded(self, indexer: IndexerRecord) -> tuple[IndexerRecord, Tensor | None]:
         """The indexer over codes, and the factor [key] on its scores, None for 1."""
         if self.precision == "native":
             return indexer, None

@@ -11,7 +11,7 @@ from indexer_kernels.quantize import Quantised as Codes
 from indexer_kernels.quantize import e2m1, e4m3, hadamard, integer, sign
 from indexer_kernels.topk import KernelError
 from indexer_lab.errors import InputError
-from indexer_lab.selectors.base import Cost, Ranker, ScoreRanker
+from indexer_lab.selectors.base import Cost, Ranker, product_ranker
 from indexer_probes.records import LayerRecord
 
 BITS = {"fp8": 8, "int8": 8, "int4": 4, "fp4": 4, "sign": 1}
@@ -43,11 +43,7 @@ class Quantised:
         queries = self._ready(record.queries)
         if self._rounds_queries():
             queries = self._round(queries).dequantise()
-
-        def score(rows: slice) -> Tensor:
-            return record.products(queries, keys, rows) * record.scale
-
-        return ScoreRanker(record, score, record.heads, width=2 * record.heads)
+        return product_ranker(record, queries, keys)
 
     def cost(self, record: LayerRecord, budget: int) -> Cost:
         """Every key head's keys once: dim * bits / 8 bytes and the scales; one multiply-add a query

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from indexer_lab.errors import InputError
 from indexer_lab.selectors.base import Cost, NativeRanker, Ranker, Support
+from indexer_lab.store.fingerprint import fingerprint
 from indexer_probes.records import LayerRecord
 
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
@@ -22,8 +24,9 @@ class Recorded:
     """A selection read from a file, best position first.
 
     path: .npy, integers [query, k] or [set, query, k], for one layer; or .safetensors with one such
-          tensor per layer named `layer.<n>`. One row for each captured query, one set for all heads
-          or one a query head. -1 marks an empty place and may stand anywhere.
+          tensor per layer named `layer.<n>`, or per sample and layer as `import-selection` writes
+          them, found by the record's queries. One row for each captured query, one set for all
+          heads or one a query head. -1 marks an empty place and may stand anywhere.
     What the file holds is not corrected: duplicate, future and out-of-range positions are for the
     measures to count.
     """
@@ -31,20 +34,37 @@ class Recorded:
     path: Path
 
     def fit(self, record: LayerRecord) -> Ranker:
-        return NativeRanker(_checked(self.path, _read(self.path, record.layer), record))
+        stored, ordered = _read(self.path, record)
+        support = _checked(self.path, stored, record)
+        return NativeRanker(support) if ordered else SetRanker(support)
 
     def cost(self, record: LayerRecord, budget: int) -> Cost:
         """nan: a file does not say what its maker read."""
         return Cost(bytes_read=float("nan"), multiply_adds=float("nan"))
 
 
-def _read(path: Path, layer: int) -> Tensor:
+class SetRanker(NativeRanker):
+    """Hands out a selection that has no order: all of it, since its first places mean nothing."""
+
+    def top(self, budget: int) -> Support:
+        stored = self.support.shape[-1]
+        if budget < stored:
+            raise InputError(
+                f"budget {budget} is under the {stored} positions that were recorded per query, "
+                f"which are in no order: score them with --budget {stored}, or import them with "
+                "--ordered if the best comes first"
+            )
+        return super().top(budget)
+
+
+def _read(path: Path, record: LayerRecord) -> tuple[Tensor, bool]:
+    """The stored tensor, and whether its best key comes first."""
     if not path.is_file():
         raise InputError(f"recorded selection {str(path)!r}: there is no such file")
     if path.suffix == ".npy":
-        return _read_npy(path)
+        return _read_npy(path), True
     if path.suffix == ".safetensors":
-        return _read_safetensors(path, f"layer.{layer}")
+        return _read_safetensors(path, record)
     raise InputError(
         f"recorded selection {str(path)!r}: expected .npy or .safetensors, not {path.suffix!r}"
     )
@@ -60,17 +80,26 @@ def _read_npy(path: Path) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
 
-def _read_safetensors(path: Path, name: str) -> Tensor:
+def _read_safetensors(path: Path, record: LayerRecord) -> tuple[Tensor, bool]:
+    name = f"layer.{record.layer}"
     try:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
+            facts = (file.metadata() or {}).get("selection")
+            if any(each.startswith(f"{name}.") for each in names):
+                name = f"{name}.{fingerprint(record.queries, record.positions)}"
             if name in names:
                 stored: Tensor = file.get_tensor(name)
-                return stored
-    except (SafetensorError, OSError) as error:
+                return stored, facts is None or bool(json.loads(facts).get("ordered"))
+    except (SafetensorError, OSError, ValueError) as error:
         raise InputError(
             f"recorded selection {str(path)!r} is no whole .safetensors: {error}"
         ) from error
+    if name.count(".") == 2:
+        raise InputError(
+            f"recorded selection {str(path)!r} holds none for these queries of layer "
+            f"{record.layer}: it was imported for another capture; import it again for this one"
+        )
     raise InputError(
         f"recorded selection {str(path)!r} has no tensor {name!r}; it holds "
         f"{', '.join(names[:8]) or 'nothing'}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ SCHEMA_VERSION = 1
 class SampleInfo:
     """One prompt of a capture.
 
-    length: tokens. needles: token spans (first, one past the last) that hold what the answer needs.
+    length:  tokens.
+    needles: token spans (first, one past the last) that hold what the answer needs.
+    tokens:  digest of its token ids; "" in captures that do not say.
     """
 
     id: str
@@ -28,6 +31,7 @@ class SampleInfo:
     length: int
     answer: str = ""
     needles: list[list[int]] = field(default_factory=list)
+    tokens: str = ""
 
     @property
     def folder(self) -> str:
@@ -64,8 +68,15 @@ class Capture:
         records.save(record, self.part(sample, record.layer), self.shared(record.layer))
 
     def record(self, sample: SampleInfo, layer: int) -> LayerRecord:
-        """One layer record on the CPU. Raises InputError for a missing or damaged file."""
-        return records.load(self.part(sample, layer), self.shared(layer))
+        """One layer record on the CPU, from which the sample's other layers can be read too.
+
+        Raises InputError for a layer that was not captured and for a missing or damaged file.
+        """
+        if layer not in self.layers:
+            have = ", ".join(map(str, self.layers))
+            raise InputError(f"layer {layer} was not captured; captured are {have}")
+        record = records.load(self.part(sample, layer), self.shared(layer))
+        return replace(record, layers=partial(self.record, sample))
 
     def parts(self) -> Iterator[tuple[SampleInfo, int]]:
         """Every sample and layer, in the order of capture."""
@@ -103,7 +114,7 @@ def open_capture(path: Path) -> Capture:
             f"{path} has schema version {version!r}, this version reads {SCHEMA_VERSION}: capture "
             "again, or use the indexer-lab that wrote it"
         )
-    capture = Capture(path, manifest, _read_samples(path / "samples.jsonl"))
+    capture = Capture(path, manifest, read_samples(path / "samples.jsonl"))
     for sample in capture.samples:
         if absent := capture.missing(sample):
             raise InputError(
@@ -113,7 +124,8 @@ def open_capture(path: Path) -> Capture:
     return capture
 
 
-def _read_samples(path: Path) -> list[SampleInfo]:
+def read_samples(path: Path) -> list[SampleInfo]:
+    """The prompts of a samples.jsonl. Raises InputError when it is absent or damaged."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         return [SampleInfo(**json.loads(line)) for line in lines]

@@ -13,8 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from indexer_lab.errors import InputError, OutOfRoom
+from safetensors import SafetensorError
 
+from indexer_lab.errors import InputError, OutOfRoom
+from indexer_lab.provenance import provenance
+
+ORIGIN = "origin.json"
+"""Beside each manifest: the command, commit, versions and machine that began the run. It is no part
+of the manifest, since a run may be resumed by another command."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
@@ -43,13 +51,21 @@ def told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutOfRoom(
-                f"the disk is full: {path} could not be written; free some room and run the same "
-                "command with --resume, what is complete is kept"
-            ) from error
+        if error.errno in FULL:
+            raise _full(path) from error
         reason = error.strerror or str(error)
         raise InputError(f"cannot write {path}: {reason}; choose another --output") from error
+    except SafetensorError as error:  # it hands the system's error on as words alone
+        if any(f"(os error {number})" in str(error) for number in FULL):
+            raise _full(path) from error
+        raise
+
+
+def _full(path: Path) -> OutOfRoom:
+    return OutOfRoom(
+        f"the disk is full: {path} could not be written; free some room and run the same command "
+        "with --resume, what is complete is kept"
+    )
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -69,6 +85,19 @@ def read_json(path: Path, what: str) -> Any:
         raise InputError(
             f"{path} cannot be read as JSON ({error}); make the {what} again"
         ) from None
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """The parsed file. Raises InputError when it is absent or no YAML."""
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"no {what} at {path}: that file does not exist") from None
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        line = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read as YAML ({line})") from None
 
 
 def folder_name(identifier: str) -> str:
@@ -91,7 +120,7 @@ def differing(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def claim(folder: Path, name: str, manifest: dict[str, Any], resume: bool, force: bool) -> None:
-    """Makes `folder` this run's: writes its manifest, or checks the one that stands.
+    """Makes `folder` this run's: writes its manifest and ORIGIN, or checks the one that stands.
 
     force empties the folder if it is one of ours; resume accepts a run with the same manifest and
     no other. Raises InputError when the folder holds another run or files of another origin.
@@ -116,6 +145,7 @@ def claim(folder: Path, name: str, manifest: dict[str, Any], resume: bool, force
     elif folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty and holds no run of ours; choose another --output")
     write_json(path, manifest)
+    write_json(folder / ORIGIN, provenance({}, manifest.get("seed")))
 
 
 def free_bytes(folder: Path) -> int:
@@ -124,3 +154,8 @@ def free_bytes(folder: Path) -> int:
     while not place.exists():
         place = place.parent
     return shutil.disk_usage(place).free
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder; 0 when it is not there."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

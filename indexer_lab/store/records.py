@@ -128,6 +128,7 @@ def _indexer(tensors: dict[str, Tensor], facts: dict[str, Any]) -> IndexerRecord
         spans=tensors.get("indexer.spans"),
         units_of=Layout(**known["units"]) if "units" in known else None,
         source=known.get("source"),
+        turns=tensors.get("indexer.turns"),
     )
 
 

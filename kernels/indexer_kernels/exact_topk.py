@@ -1,115 +1,30 @@
-"""Exact per-head top-k of scaled q.k without storing the scores: the certified two-pass design.
+"""Exact per-head top-k of scaled q.k without storing the scores.
 
-Pass 1 keeps the maximum of each small group of keys. The k-th largest group maximum, less the error
-of a logit, is a proven lower bound of the k-th logit. Pass 2 scores the tiles again and keeps one
-gate bit a key. Only the keys whose bit is set get their final logit, each by gathering its key, in
-an order of addition that no tile or chunk has a say in. The cut sees a little over k candidates a
-row on well-mixed data and at most group * (k - 1) plus those within the error on any data.
+One pass over the tiles stores the keys that reach a gate guessed from a sample; the cut among them
+proves the guess (harvest.py). Few rows store their logits and select from them (stored.py).
 """
-# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from indexer_kernels import selection
-from indexer_kernels.backend import jit, operand, power_of_two, tl, use_triton
+from indexer_kernels.backend import use_triton
+from indexer_kernels.deciding import DESIGNS, answer, design_for
 from indexer_kernels.operands import (
     WORKSPACE,
     Rows,
+    Tally,
     as_rows,
     check_attention,
     check_k,
     reference_logits,
 )
-from indexer_kernels.selection import Candidates, bound_kernel, expand_kernel
-from indexer_kernels.tiles import (
-    BLOCK_N,
-    gate_words,
-    group_maxima,
-    key_span,
-    load_queries,
-    tile_logits,
-)
-from indexer_kernels.topk import HIDDEN, KernelError, topk
+from indexer_kernels.row_topk import largest_first
+from indexer_kernels.topk import topk
+from indexer_kernels.written import logits_at
 
-GROUPS = (16, 8, 4, 2)  # keys a group, largest first; 32 where the row is very long
-LONG_ROW = 1 << 19
-PROGRAMS = 2  # scoring programs for each multiprocessor
-
-
-@dataclass
-class Tally:
-    """How often a bound did not certify a row; exact_topk and kth_logit add to it.
-
-    rows: rows answered. repaired: rows answered again by scoring all their keys into memory.
-    """
-
-    rows: int = 0
-    repaired: int = 0
-
-
-@jit
-def scoring_kernel(
-    queries, keys, positions, bounds, maxima, words, scores,
-    rows, count, batch_stride, key_stride, scale, splits, row_blocks,
-    dim: tl.constexpr, chunk: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr,
-    group: tl.constexpr, window: tl.constexpr, causal: tl.constexpr, mode: tl.constexpr,
-):  # fmt: skip
-    """Scores a row block against a share of the key tiles; grid (row blocks * splits, batch).
-
-    mode "maxima": maxima [batch, row, group] of each tile in the block's key span.
-    mode "gate":   words [batch, row, word] of the same tiles, a bit a key: whether its logit
-                   reaches the row's bound. A bound of NaN is reached by none.
-    mode "all":    scores [batch, row, key], -inf where hidden, for every tile.
-    """
-    block = tl.program_id(0) % row_blocks
-    split = tl.program_id(0) // row_blocks
-    batch = tl.program_id(1).to(tl.int64)
-    row = block * block_m + tl.arange(0, block_m)
-    row_seen = row < rows
-    pos = row
-    if causal:
-        pos = tl.load(positions + row, mask=row_seen, other=0)
-    queries += batch * rows * dim
-    keys += batch * batch_stride
-    tiles = tl.cdiv(count, block_n)
-    first, last = key_span(pos, row_seen, count, window, causal, block_n)
-    if mode == "all":
-        first = 0
-        last = tiles
-    share = tl.cdiv(last - first, splits)
-    first += split * share
-    last = tl.minimum(first + share, last)
-    head_chunk = load_queries(queries, row, row_seen, 0, dim, chunk)
-    at = batch * rows + row.to(tl.int64)
-    if mode == "gate":
-        bound = tl.load(bounds + at, mask=row_seen, other=float("inf"))
-    for tile in range(first, last):
-        col = tile * block_n + tl.arange(0, block_n)
-        logits = tile_logits(
-            head_chunk, queries, row, row_seen, pos, keys, col, key_stride, count, scale,
-            dim, chunk, window, causal,
-        )  # fmt: skip
-        if mode == "maxima":
-            per_tile: tl.constexpr = block_n // group
-            best = group_maxima(logits, block_m, block_n, group)
-            slot = tile * per_tile + tl.arange(0, per_tile)
-            to = maxima + at[:, None] * (tiles * per_tile) + slot[None, :]
-            tl.store(to, best, mask=row_seen[:, None])
-        elif mode == "gate":
-            gate = (logits >= bound[:, None]) & (logits > float("-inf"))
-            word_count: tl.constexpr = block_n // 32
-            slot = tile * word_count + tl.arange(0, word_count)
-            to = words + at[:, None] * (tiles * word_count) + slot[None, :]
-            tl.store(to, gate_words(gate, block_m, block_n), mask=row_seen[:, None])
-        else:
-            to = scores + at[:, None] * count + col[None, :]
-            tl.store(to, logits, mask=row_seen[:, None] & (col < count)[None, :])
+__all__ = ["Tally", "exact_support", "exact_topk", "exact_topk_reference"]
 
 
 def exact_topk(
@@ -146,11 +61,13 @@ def exact_topk(
     tree of neighbours, the lowest position winning a tie. Set and values depend on the operands
     alone, not on the workspace or on other rows. Against float64 only keys within
     2 * dim * 2**-23 * scale * |q| * max|key| of the k-th logit may differ.
-    Memory: for each row in flight the larger of 4 * key / group and key / 8 + 8 * candidates bytes,
-    in chunks of rows of about `workspace` bytes and at least 16. A group has 2 to 32 keys
-    (`group_size`), candidates have room for 4 * k a row or more (`capacity`). Rows of fewer than
-    4 * k keys, and rows that are repaired, take 8 * key bytes.
-    Operands whose |q| * max|key| overflows float32 are answered, by the repair.
+    Memory: 12 to 13 * key bytes for each of up to 512 rows in all, or rows of few keys; for more
+    rows key / 4 + 8 * room bytes, room being 2 to 4 times the expected candidates (about 3 k for
+    k in the thousands); in chunks of rows of about `workspace` bytes and at least 16.
+    Operands whose |q| * max|key| overflows float32 are answered, by a repair of 12 * key bytes.
+    CUDA graphs: the unordered call can be captured. Nothing is awaited then, so no row is repaired
+    and NaN is not refused: a row without its proof holds -inf and -1. On up to 512 rows that is
+    only where |q| * max|key| overflows or is NaN.
     """
     check_attention(queries, keys, positions, window)
     check_k(k)
@@ -158,23 +75,57 @@ def exact_topk(
         return exact_topk_reference(
             queries, keys, k, scale=scale, positions=positions, window=window
         )
-    refuse_nan(queries, keys, scale, positions, window)
     rows = as_rows(queries, keys, scale, positions, window)
-    batch, count = rows.shape[:2]
-    values = torch.empty(batch, count, k, dtype=torch.float32, device=queries.device)
-    chosen = torch.empty(batch, count, k, dtype=torch.int64, device=queries.device)
-    failed = torch.empty(batch, count, dtype=torch.bool, device=queries.device)
-    for heads, lines, part in chunks(rows, k, workspace):
-        found = candidates(part, k, workspace)
-        selection.cut(found, k, 2 * k, values[heads, lines], chosen[heads, lines])
-        failed[heads, lines] = found.failed(k).view(part.shape[:2])
-    for one, lost in repairs(rows, failed, tally):
-        again = every_candidate(rows.picked(one, lost))
-        values[one, lost], chosen[one, lost] = selection.cut(again, k, 2 * k)
+    values, chosen = rows_topk(rows, k, workspace, tally)
     if ordered:
-        values, chosen = selection.largest_first(values.view(-1, k), chosen.view(-1, k))
+        values, chosen = largest_first(values.view(-1, k), chosen.view(-1, k))
     shape = (queries.shape[0], queries.shape[1], k)
     return values.view(shape), chosen.view(shape)
+
+
+def rows_topk(
+    rows: Rows, k: int, workspace: int = WORKSPACE, tally: Tally | None = None,
+    design: str | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """exact_topk in kernel layout, [batch, row, k], its order left open; design: one of DESIGNS."""
+    shape, device = (*rows.shape[:2], k), rows.queries.device
+    values = torch.empty(shape, dtype=torch.float32, device=device)
+    chosen = torch.empty(shape, dtype=torch.int64, device=device)
+    if DESIGNS[design or design_for(rows, k)].valued:
+        answer(rows, k, chosen, values, workspace, tally, design)
+    else:
+        answer(rows, k, chosen, None, workspace, tally, design)
+        logits_at(rows, chosen, values)
+    return values, chosen
+
+
+def exact_support(
+    queries: Tensor,
+    keys: Tensor,
+    k: int,
+    *,
+    scale: float = 1.0,
+    positions: Tensor | None = None,
+    window: int | None = None,
+    backend: str | None = None,
+    workspace: int = WORKSPACE,
+    tally: Tally | None = None,
+) -> Tensor:
+    """The positions of `exact_topk` without its values, which spares a gather of k keys a row.
+
+    Arguments, errors, exactness and memory as `exact_topk`.
+    returns: int64 [head, query, k] in an order that is left open, -1 in free places (last).
+    """
+    check_attention(queries, keys, positions, window)
+    check_k(k)
+    if not use_triton(backend, queries, keys, positions):
+        return exact_topk_reference(
+            queries, keys, k, scale=scale, positions=positions, window=window
+        )[1]
+    rows = as_rows(queries, keys, scale, positions, window)
+    chosen = torch.empty(*rows.shape[:2], k, dtype=torch.int64, device=queries.device)
+    answer(rows, k, chosen, None, workspace, tally)
+    return chosen.view(queries.shape[0], queries.shape[1], k)
 
 
 def exact_topk_reference(
@@ -193,222 +144,3 @@ def exact_topk_reference(
         topk(logits, k) for _, logits in reference_logits(queries, keys, scale, positions, window)
     ]
     return torch.cat([part[0] for part in parts], 1), torch.cat([part[1] for part in parts], 1)
-
-
-def candidates(rows: Rows, k: int, workspace: int = WORKSPACE) -> Candidates:
-    """Keys that may belong to the top-k of each row, left on the device: nothing is awaited.
-
-    Rows whose `failed` says so have others besides, or were not looked at.
-    """
-    batch, count, keys, _ = rows.shape
-    group = group_size(keys, k)
-    if group is None:
-        return every_candidate(rows)
-    bounds = certified_bounds(rows, k, group)
-    lines = batch * count
-    room = capacity(lines, keys, k, workspace)
-    made = selection.empty_candidates(lines, room, bounds)
-    words = gate(rows, bounds)
-    expand(rows, words, made)
-    selection.rescore(made, rows)
-    return made
-
-
-def gate(rows: Rows, bounds: Tensor) -> Tensor:
-    """int32 [batch * row, word]: a bit for each key whose matrix-unit logit reaches the bound."""
-    batch, count, keys, _ = rows.shape
-    shape = (batch * count, -(-keys // BLOCK_N) * (BLOCK_N // 32))
-    words = torch.empty(*shape, dtype=torch.int32, device=bounds.device)
-    score(rows, "gate", bounds=bounds, words=words)
-    return words
-
-
-def expand(rows: Rows, words: Tensor, made: Candidates) -> None:
-    """Lists the keys whose bits are set, without their logits."""
-    _, count, keys, _ = rows.shape
-    lines, room = made.packed.shape
-    block, warps = (2048, 16) if selection.few(lines) else (256, 4)
-    expand_kernel[(lines,)](
-        words, rows.positions, made.packed, made.counts, count, keys, room,
-        block_m=tile_shape(rows).block_m, block_n=BLOCK_N, block=block,
-        window=rows.window or 0, causal=rows.positions is not None, num_warps=warps,
-    )  # fmt: skip
-
-
-def certified_bounds(rows: Rows, k: int, group: int) -> Tensor:
-    """float32 [batch * row]: what a key's matrix-unit logit reaches if the key is in the top-k.
-
-    -inf where fewer than k groups hold a visible key; NaN where no error can be stated.
-    """
-    batch, count, keys, _ = rows.shape
-    groups = -(-keys // BLOCK_N) * (BLOCK_N // group)
-    device = rows.queries.device
-    maxima = torch.empty(batch, count, groups, dtype=torch.float32, device=device)
-    bounds = torch.empty(batch * count, dtype=torch.float32, device=device)
-    score(rows, "maxima", maxima=maxima, group=group)
-    bound_kernel[(batch * count,)](
-        maxima, rows.positions, bounds, count, keys, groups, k,
-        block_m=tile_shape(rows).block_m, group=group, block_n=BLOCK_N,
-        block=selection.resident(groups), window=rows.window or 0,
-        causal=rows.positions is not None, whole=groups <= selection.RESIDENT,
-        many=selection.few(batch * count), num_warps=16,
-    )  # fmt: skip
-    selection.gate_bounds(bounds, rows)
-    return bounds
-
-
-def every_candidate(rows: Rows) -> Candidates:
-    """Every visible key as a candidate: for rows with few keys, and to repair others."""
-    batch, count, keys, _ = rows.shape
-    device = rows.queries.device
-    first = torch.zeros(count, dtype=torch.int64, device=device)
-    after = torch.full_like(first, keys)
-    if rows.positions is not None:
-        after = (rows.positions.long() + 1).clamp(0, keys)
-        if rows.window is not None:
-            first = (rows.positions.long() + 1 - rows.window).clamp(min=0)
-    counts = (after - first).clamp(min=0).to(torch.int32).repeat(batch)
-    # the lower half of `packed`, as expand_kernel leaves it
-    listed = 0x7FFFFFFF - first[:, None] - torch.arange(keys, device=device)
-    bounds = torch.full((batch * count,), HIDDEN, dtype=torch.float32, device=device)
-    made = Candidates(listed.repeat(batch, 1), counts, bounds)
-    selection.rescore(made, rows)
-    return made
-
-
-@dataclass(frozen=True)
-class TileShape:
-    """How a scoring launch is cut up: rows a tile, features a dot, warps, pipeline stages."""
-
-    block_m: int
-    chunk: int
-    warps: int
-    stages: int
-
-
-def tile_shape(rows: Rows) -> TileShape:
-    """The same for both passes of a problem: a row block must have one key span in both."""
-    _, count, _, dim = rows.shape
-    block_m = min(power_of_two(count, 16), 128)
-    widest = 64 if rows.queries.dtype == torch.float32 or dim > 128 else 128
-    chunk = min(power_of_two(dim, 16), widest)
-    return TileShape(block_m, chunk, warps=8 if block_m == 128 else 4, stages=3)
-
-
-def score(
-    rows: Rows,
-    mode: str,
-    *,
-    bounds: Tensor | None = None,
-    maxima: Tensor | None = None,
-    words: Tensor | None = None,
-    scores: Tensor | None = None,
-    group: int = 16,
-) -> None:
-    """One pass over all tiles; `mode` says what it writes."""
-    batch, count, keys, dim = rows.shape
-    shape = tile_shape(rows)
-    row_blocks = -(-count // shape.block_m)
-    splits = key_splits(row_blocks * batch, -(-keys // BLOCK_N), rows.queries.device)
-    scoring_kernel[(row_blocks * splits, batch)](
-        rows.queries, rows.keys, rows.positions, bounds, maxima, words, scores,
-        count, keys, rows.keys.stride(0), rows.keys.stride(1), rows.scale, splits,
-        row_blocks, dim=dim, chunk=shape.chunk, block_m=shape.block_m, block_n=BLOCK_N, group=group,
-        window=rows.window or 0, causal=rows.positions is not None, mode=mode,
-        num_warps=shape.warps, num_stages=shape.stages,
-    )  # fmt: skip
-
-
-def key_splits(row_blocks: int, tiles: int, device: torch.device) -> int:
-    """Shares that the keys are cut into, so that every multiprocessor has some programs.
-
-    Few: a program spends as long on starting as on several tiles.
-    """
-    if device.type != "cuda":
-        return min(2, tiles)
-    wanted = PROGRAMS * torch.cuda.get_device_properties(device).multi_processor_count
-    return max(1, min(tiles, wanted // row_blocks))
-
-
-def group_size(keys: int, k: int) -> int | None:
-    """Keys a group such that a row has at least 2k groups; None where no such size exists."""
-    if keys >= LONG_ROW and keys >= 64 * k:
-        return 32
-    return next((group for group in GROUPS if keys >= 2 * k * group), None)
-
-
-def capacity(rows: int, keys: int, k: int, workspace: int) -> int:
-    """Candidates that a row has room for.
-
-    Every strict exceedance of the bound and k ties where half the workspace allows that, else a
-    share of it, and never under 4 * k: a row with more is repaired.
-    """
-    group = group_size(keys, k) or 1
-    share = workspace // (16 * rows)
-    return min(keys, group * k, max(4 * k, share))
-
-
-def row_bytes(keys: int, k: int) -> int:
-    """Least scratch bytes of a row, as the docstring's formula."""
-    group = group_size(keys, k)
-    if group is None:
-        return 8 * keys
-    return max(4 * keys // group, keys // 8 + 8 * min(keys, 4 * k))
-
-
-def stored_row_bytes(keys: int, k: int) -> int:
-    """Bytes of a row whose scores are stored, with what `row_topk` needs beside them."""
-    return 4 * keys + 4 * keys // 16 + 8 * min(keys, 16 * k)
-
-
-def chunks(rows: Rows, k: int, workspace: int) -> Iterator[tuple[slice, slice, Rows]]:
-    """Batch and row slices whose scratch stays near `workspace`, with their operands."""
-    batch, count, keys, _ = rows.shape
-    room = max(16, workspace // row_bytes(keys, k))
-    if room >= count:
-        step = max(1, room // count)
-        for start in range(0, batch, step):
-            heads = slice(start, min(start + step, batch))
-            yield heads, slice(0, count), rows.part(heads, slice(0, count))
-        return
-    step = room // 128 * 128 or room // 16 * 16
-    for one in range(batch):
-        for start in range(0, count, step):
-            lines = slice(start, min(start + step, count))
-            yield slice(one, one + 1), lines, rows.part(slice(one, one + 1), lines)
-
-
-def repairs(rows: Rows, failed: Tensor, tally: Tally | None) -> Iterator[tuple[int, Tensor]]:
-    """Batches with the rows (int64) that are not certified, a few at a time; counts them.
-
-    failed: bool [batch, row]. This is where the host first waits for the device.
-    """
-    batch, count, keys, _ = rows.shape
-    listed = failed.nonzero()
-    if tally is not None:
-        tally.rows += batch * count
-        tally.repaired += len(listed)
-    step = max(16, WORKSPACE // (8 * keys))
-    for one in listed[:, 0].unique().tolist():
-        yield from ((one, lines) for lines in listed[listed[:, 0] == one, 1].split(step))
-
-
-def refuse_nan(
-    queries: Tensor, keys: Tensor, scale: float, positions: Tensor | None, window: int | None
-) -> None:
-    """Raises KernelError when a visible logit is NaN.
-
-    Finite operands whose products cannot overflow float32 have no such logit; only where that
-    proof fails are the logits themselves looked at, in the reference's chunks.
-    """
-    largest = torch.stack(
-        [torch.stack(torch.aminmax(part)).abs().amax() for part in (queries, keys)]
-    )
-    reach = float(largest.double().prod()) * queries.shape[-1] * max(abs(scale), 1.0)
-    if reach < 3e38:  # NaN compares false
-        return
-    for _, logits in reference_logits(operand(queries), keys, scale, positions, window):
-        if bool(logits.isnan().any()):
-            raise KernelError(
-                "logits hold NaN: no order of keys exists; look for it in queries or keys"
-            )

@@ -10,34 +10,37 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from indexer_kernels.attention_statistics import StatisticsShape, log_sum_exp
 from indexer_kernels.backend import jit, power_of_two, tl, use_triton
-from indexer_kernels.exact_topk import Tally, refuse_nan, stored_row_bytes
 from indexer_kernels.operands import (
     WORKSPACE,
     Rows,
+    Tally,
     as_rows,
     check_attention,
     check_k,
     reference_logits,
     visible,
 )
-from indexer_kernels.row_topk import row_topk
+from indexer_kernels.row_select import group_of
+from indexer_kernels.row_topk import largest_first, select_rows, stored_row_bytes
+from indexer_kernels.streaming import StatisticsShape, log_sum_exp
 from indexer_kernels.tiles import BLOCK_N, load_queries, products
 from indexer_kernels.topk import HIDDEN, topk
 
 
 @jit
 def headsum_kernel(
-    queries, keys, positions, lse, sums,
-    lines, query_count, count, batch_stride, key_stride, scale, start, heads, group,
-    dim: tl.constexpr, chunk: tl.constexpr, rest: tl.constexpr,
+    queries, keys, positions, lse, sums, maxima,
+    lines, query_count, count, batch_stride, key_stride, scale, start, heads, shared, groups,
+    dim: tl.constexpr, chunk: tl.constexpr, rest: tl.constexpr, group: tl.constexpr,
     block_m: tl.constexpr, block_n: tl.constexpr, window: tl.constexpr, causal: tl.constexpr,
 ):  # fmt: skip
     """Mean over heads of exp(logit - lse) for query rows start.. ; grid (row blocks, key tiles).
 
-    queries [head, query, dim]; sums [line, key], -inf where hidden. All features of a head are one
-    step of the loop, so the next head's loads run while this one multiplies and takes powers.
+    queries [head, query, dim]; sums [line, key], -inf where hidden; maxima [line, groups] of
+    `group` neighbours, NaN where one is NaN; shared: heads on a key head. All features of a head
+    are one step of the loop, so the next head's loads run while this one multiplies and takes
+    powers.
     """
     line = tl.program_id(0) * block_m + tl.arange(0, block_m)
     seen = line < lines
@@ -53,7 +56,7 @@ def headsum_kernel(
         if rest > 0:
             tail_chunk = load_queries(of_head, row, seen, chunk, dim, rest)
         value = products(
-            head_chunk, tail_chunk, of_head, row, seen, keys + (wide // group) * batch_stride, col,
+            head_chunk, tail_chunk, of_head, row, seen, keys + (wide // shared) * batch_stride, col,
             key_stride, count, dim, chunk, rest,
         )  # fmt: skip
         norm = tl.load(lse + wide * query_count + row, mask=seen, other=0.0)
@@ -71,6 +74,12 @@ def headsum_kernel(
     mean = tl.where(shown, total / heads, float("-inf"))
     to = sums + line[:, None].to(tl.int64) * count + col[None, :]
     tl.store(to, mean, mask=seen[:, None] & (col < count)[None, :])
+    split = tl.reshape(mean, [block_m, block_n // group, group])
+    bad = tl.max((split != split).to(tl.int32), 2)
+    best = tl.where(bad > 0, float("nan"), tl.max(split, 2))
+    slot = tl.program_id(1) * (block_n // group) + tl.arange(0, block_n // group)
+    to = maxima + line[:, None].to(tl.int64) * groups + slot[None, :]
+    tl.store(to, best, mask=seen[:, None] & (slot < groups)[None, :])
 
 
 def headsum_topk(
@@ -97,7 +106,8 @@ def headsum_topk(
     float64 only keys within about 1e-5 of the k-th mean, relative to it, may differ on logits of
     ordinary size (the error of a logit is the relative error of its p).
     Memory: 4 bytes a head and row for the log-sum-exp and as many a key split, then
-    `exact_topk`'s bytes a row for rows in chunks of about `workspace`.
+    4.5 * key and 8 * min(key, max(4 * k, 1024)) bytes a row, in chunks of rows of about
+    `workspace`, beside the outputs.
     """
     check_attention(queries, keys, positions, window)
     check_k(k)
@@ -105,36 +115,40 @@ def headsum_topk(
         return headsum_topk_reference(
             queries, keys, k, scale=scale, positions=positions, window=window
         )
-    refuse_nan(queries, keys, scale, positions, window)
     rows = as_rows(queries, keys, scale, positions, window)
     lse = log_sum_exp(rows)
     count = queries.shape[1]
     step = max(16, workspace // stored_row_bytes(keys.shape[1], k))
     step = step // 128 * 128 or step
-    parts = [
-        row_topk(
-            headsums(rows, lse, queries.shape[0], start, min(step, count - start)),
-            k, ordered=ordered, backend="triton", tally=tally,
-        )
-        for start in range(0, count, step)
-    ]  # fmt: skip
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    values = torch.empty(count, k, dtype=torch.float32, device=queries.device)
+    chosen = torch.empty(count, k, dtype=torch.int64, device=queries.device)
+    for start in range(0, count, step):
+        lines = slice(start, min(start + step, count))
+        select_rows(
+            *headsums(rows, lse, queries.shape[0], lines), k,
+            values=values[lines], chosen=chosen[lines], tally=tally,
+        )  # fmt: skip
+    return largest_first(values, chosen) if ordered else (values, chosen)
 
 
-def headsums(rows: Rows, lse: Tensor, heads: int, start: int, lines: int) -> Tensor:
-    """float32 [line, key]: head-averaged probability of `lines` query rows from `start`."""
+def headsums(rows: Rows, lse: Tensor, heads: int, lines: slice) -> tuple[Tensor, Tensor, int]:
+    """float32 [line, key], head-averaged probability of a slice of query rows; the maxima of groups
+    of neighbouring keys, and how many are a group."""
     batch, count, keys, dim = rows.shape
     queries = batch * count // heads
-    shape = headsum_shape(rows, lines)
-    sums = torch.empty(lines, keys, dtype=torch.float32, device=rows.queries.device)
-    headsum_kernel[(-(-lines // shape.block_m), -(-keys // BLOCK_N))](
-        rows.queries, rows.keys, rows.positions, lse, sums,
-        lines, queries, keys, rows.keys.stride(0), rows.keys.stride(1), rows.scale, start, heads,
-        heads // batch, dim=dim, chunk=shape.chunk, rest=shape.rest, block_m=shape.block_m,
-        block_n=BLOCK_N, window=rows.window or 0, causal=rows.positions is not None,
-        num_warps=shape.warps, num_stages=shape.stages,
+    many, group = lines.stop - lines.start, group_of(keys)
+    shape = headsum_shape(rows, many)
+    groups = -(-keys // group)
+    sums = torch.empty(many, keys, dtype=torch.float32, device=rows.queries.device)
+    maxima = torch.empty(many, groups, dtype=torch.float32, device=rows.queries.device)
+    headsum_kernel[(-(-many // shape.block_m), -(-keys // BLOCK_N))](
+        rows.queries, rows.keys, rows.positions, lse, sums, maxima,
+        many, queries, keys, rows.keys.stride(0), rows.keys.stride(1), rows.scale, lines.start,
+        heads, heads // batch, groups, dim=dim, chunk=shape.chunk, rest=shape.rest, group=group,
+        block_m=shape.block_m, block_n=BLOCK_N, window=rows.window or 0,
+        causal=rows.positions is not None, num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip
-    return sums
+    return sums, maxima, group
 
 
 def headsum_shape(rows: Rows, lines: int) -> StatisticsShape:

@@ -5,18 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from indexer_kernels import selection
 from indexer_kernels.backend import use_triton
-from indexer_kernels.exact_topk import (
-    Tally,
-    candidates,
-    chunks,
-    every_candidate,
-    exact_topk_reference,
-    refuse_nan,
-    repairs,
-)
-from indexer_kernels.operands import WORKSPACE, as_rows, check_attention, check_k
+from indexer_kernels.deciding import answer
+from indexer_kernels.exact_topk import exact_topk_reference
+from indexer_kernels.operands import WORKSPACE, Tally, as_rows, check_attention, check_k
 
 
 def kth_logit(
@@ -42,16 +34,9 @@ def kth_logit(
         return kth_logit_reference(
             queries, keys, k, scale=scale, positions=positions, window=window
         )
-    refuse_nan(queries, keys, scale, positions, window)
     rows = as_rows(queries, keys, scale, positions, window)
     values = torch.empty(rows.shape[:2], dtype=torch.float32, device=queries.device)
-    failed = torch.empty(rows.shape[:2], dtype=torch.bool, device=queries.device)
-    for heads, lines, part in chunks(rows, k, workspace):
-        found = candidates(part, k, workspace)
-        selection.cut_value(found, k, 2 * k, values[heads, lines])
-        failed[heads, lines] = found.failed(k).view(part.shape[:2])
-    for one, lost in repairs(rows, failed, tally):
-        values[one, lost] = selection.cut_value(every_candidate(rows.picked(one, lost)), k, 2 * k)
+    answer(rows, k, None, values, workspace, tally)
     return values.view(queries.shape[:2])
 
 

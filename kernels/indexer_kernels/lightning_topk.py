@@ -9,39 +9,53 @@ is almost wholly inside a thread.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from indexer_kernels.backend import common_device, jit, operand, power_of_two, tl, use_triton
-from indexer_kernels.exact_topk import Tally, stored_row_bytes
 from indexer_kernels.operands import (
     DTYPES,
     REFERENCE_BYTES,
     WORKSPACE,
+    Tally,
     check_k,
     check_positions,
     visible,
 )
-from indexer_kernels.row_topk import row_topk
+from indexer_kernels.row_select import group_of
+from indexer_kernels.row_topk import largest_first, select_rows, stored_row_bytes
 from indexer_kernels.topk import HIDDEN, KernelError, topk
 
 FP8 = torch.float8_e4m3fn
 ACTIVATIONS = ("relu", "none")
-COLUMNS = 256  # (query, head) pairs a tile
+
+
+@dataclass(frozen=True)
+class IndexShape:
+    """How the scoring pass is cut up: units and (query, head) columns a tile, warps, stages."""
+
+    units: int = 64
+    columns: int = 256
+    warps: int = 4
+    stages: int = 3
 
 
 @jit
 def lightning_kernel(
-    queries, keys, weights, key_scales, positions, scores,
-    start, lines, units, key_stride, scale, splits,
+    queries, keys, weights, key_scales, positions, scores, maxima,
+    start, lines, count, groups, key_stride, scale, splits,
     heads: tl.constexpr, padded_heads: tl.constexpr, block_q: tl.constexpr,
-    dim: tl.constexpr, chunk: tl.constexpr, block_u: tl.constexpr,
-    relu: tl.constexpr, scaled: tl.constexpr, window: tl.constexpr, causal: tl.constexpr,
-    precise: tl.constexpr,
+    dim: tl.constexpr, chunk: tl.constexpr, block_u: tl.constexpr, group: tl.constexpr,
+    relu: tl.constexpr, folded: tl.constexpr, scaled: tl.constexpr, window: tl.constexpr,
+    causal: tl.constexpr, precise: tl.constexpr,
 ):  # fmt: skip
-    """Scores [line, unit] of query rows start.. ; grid (row blocks, splits). -inf where hidden.
+    """Scores [line, unit] of query rows start.. , -inf where hidden, and maxima [line, group] of
+    neighbours, NaN where one is NaN; grid (row blocks, splits).
 
-    queries [query, head, dim], weights [query, head], both contiguous.
+    queries [query, head, dim], weights [query, head], both contiguous. folded: the scale may be
+    part of the weights, which spares a multiplication a product.
     """
     columns: tl.constexpr = block_q * padded_heads
     column = tl.arange(0, columns)
@@ -50,6 +64,8 @@ def lightning_kernel(
     live = (column_line < lines) & (head < heads)
     at = (start + column_line).to(tl.int64) * heads + head
     weight = tl.load(weights + at, mask=live, other=0.0)
+    if folded:
+        weight = weight * scale
     feature = tl.arange(0, chunk)
     query = tl.load(
         queries + at[None, :] * dim + feature[:, None],
@@ -60,36 +76,47 @@ def lightning_kernel(
     pos = line
     if causal:
         pos = tl.load(positions + start + line, mask=row_seen, other=0)
-    share = tl.cdiv(tl.cdiv(units, block_u), splits)
+    share = tl.cdiv(tl.cdiv(count, block_u), splits)
     first = tl.program_id(1) * share
-    last = tl.minimum(first + share, tl.cdiv(units, block_u))
+    last = tl.minimum(first + share, tl.cdiv(count, block_u))
     for tile in range(first, last):
         unit = tile * block_u + tl.arange(0, block_u)
         key = tl.load(
             keys + unit[:, None].to(tl.int64) * key_stride + feature[None, :],
-            mask=(unit < units)[:, None] & (feature < dim)[None, :], other=0.0,
+            mask=(unit < count)[:, None] & (feature < dim)[None, :], other=0.0,
         )  # fmt: skip
         if precise:
             acc = tl.dot(key, query, input_precision="ieee", max_num_imprecise_acc=0)
         else:
             acc = tl.dot(key, query, input_precision="ieee")
-        acc = acc * scale
+        if not folded:
+            acc = acc * scale
         if relu:
             acc = tl.maximum(acc, 0.0, propagate_nan=tl.PropagateNan.ALL)
-        weighed = tl.where(live[None, :], acc * weight[None, :], 0.0)
+        weighed = acc * weight[None, :]
+        if heads < padded_heads:
+            weighed = tl.where(live[None, :], weighed, 0.0)
         score = tl.sum(tl.reshape(weighed, [block_u, block_q, padded_heads]), 2)
         if scaled:
-            factor = tl.load(key_scales + unit, mask=unit < units, other=0.0)
+            factor = tl.load(key_scales + unit, mask=unit < count, other=0.0)
             score = score * factor[:, None]
-        shown = (unit < units)[:, None] & row_seen[None, :]
+        shown = (unit < count)[:, None] & row_seen[None, :]
         seen = shown
         if causal:
             distance = pos[None, :] - unit[:, None]
             seen = seen & (distance >= 0)
             if window > 0:
                 seen = seen & (distance < window)
-        to = scores + line[None, :].to(tl.int64) * units + unit[:, None]
-        tl.store(to, tl.where(seen, score, float("-inf")), mask=shown)
+        score = tl.where(seen, score, float("-inf"))
+        to = scores + line[None, :].to(tl.int64) * count + unit[:, None]
+        tl.store(to, score, mask=shown)
+        if group > 0:
+            split = tl.reshape(score, [block_u // group, group, block_q])
+            bad = tl.max((split != split).to(tl.int32), 1)
+            best = tl.where(bad > 0, float("nan"), tl.max(split, 1))
+            slot = tile * (block_u // group) + tl.arange(0, block_u // group)
+            to = maxima + line[None, :].to(tl.int64) * groups + slot[:, None]
+            tl.store(to, best, mask=row_seen[None, :] & (slot < groups)[:, None])
 
 
 def lightning_topk(
@@ -128,8 +155,8 @@ def lightning_topk(
     Exactness: the set is exact for the scores as accumulated on the device. Against float64 only
     units may differ whose scores lie within 2 * e * sum_j |weight_j| * scale * |q_j| * max|k| of
     the k-th, e = (dim + heads) * 2**-23, or 2**-12 for fp8 unless precise.
-    Memory: 4 * unit + 4 * unit / 16 + 8 * min(unit, 16 * k) bytes for each row of a chunk, in
-    chunks of about `workspace` bytes.
+    Memory: 4 * unit + 8 * unit / 16 + 8 * min(unit, max(4 * k, 1024)) bytes for each row of a
+    chunk, in chunks of about `workspace` bytes, beside the outputs.
     """
     check_index(queries, keys, weights, key_scales, activation)
     check_positions(positions, window, queries.shape[1])
@@ -140,18 +167,72 @@ def lightning_topk(
             queries, keys, weights, k, scale=scale, key_scales=key_scales, activation=activation,
             positions=positions, window=window,
         )  # fmt: skip
-    count = queries.shape[1]
+    count, device = queries.shape[1], queries.device
+    scoring = IndexScoring(
+        operand(queries.transpose(0, 1).contiguous()), operand(keys), weights.float().contiguous(),
+        scale, key_scales, activation == "relu", positions, window, precise,
+    )  # fmt: skip
+    values = torch.empty(count, k, dtype=torch.float32, device=device)
+    chosen = torch.empty(count, k, dtype=torch.int64, device=device)
     step = max(16, workspace // stored_row_bytes(len(keys), k))
-    swapped = operand(queries.transpose(0, 1).contiguous())  # (query, head, dim)
-    parts = []
     for start in range(0, count, step):
-        scores = lightning_scores(
-            swapped, operand(keys), weights.float().contiguous(),
-            slice(start, min(start + step, count)), scale=scale, key_scales=key_scales,
-            relu=activation == "relu", positions=positions, window=window, precise=precise,
+        lines = slice(start, min(start + step, count))
+        select_rows(
+            *scoring.with_maxima(lines), k, values=values[lines], chosen=chosen[lines], tally=tally
+        )
+    return largest_first(values, chosen) if ordered else (values, chosen)
+
+
+@dataclass(frozen=True)
+class IndexScoring:
+    """The operands of the scoring kernel: queries [query, head, dim] contiguous, keys [unit, dim],
+    weights float32 [query, head] contiguous; the rest as `lightning_topk`."""
+
+    queries: Tensor
+    keys: Tensor
+    weights: Tensor
+    scale: float
+    key_scales: Tensor | None
+    relu: bool
+    positions: Tensor | None
+    window: int | None
+    precise: bool
+    shape: IndexShape = IndexShape()
+
+    def scores(self, lines: slice) -> Tensor:
+        """float32 [line, unit] for a slice of query rows."""
+        return self._launched(lines, 0)[0]
+
+    def with_maxima(self, lines: slice) -> tuple[Tensor, Tensor, int]:
+        """The scores, the maxima of groups of neighbours, and how many are a group."""
+        group = min(group_of(len(self.keys)), self.shape.units)
+        return (*self._launched(lines, group), group)
+
+    def _launched(self, lines: slice, group: int) -> tuple[Tensor, Tensor]:
+        _, heads, dim = self.queries.shape
+        units, device, shape = len(self.keys), self.queries.device, self.shape
+        count = lines.stop - lines.start
+        padded_heads = power_of_two(heads, 1)
+        block_q = max(1, min(shape.columns // padded_heads, power_of_two(count, 1)))
+        block_q = max(block_q, -(-16 // padded_heads))  # a dot needs 16 columns
+        blocks = -(-count // block_q)
+        groups = -(-units // group) if group else 0
+        scores = torch.empty(count, units, dtype=torch.float32, device=device)
+        maxima = torch.empty(count, groups, dtype=torch.float32, device=device)
+        splits = max(1, min(-(-units // shape.units), -(-1024 // blocks)))
+        lightning_kernel[(blocks, splits)](
+            self.queries, self.keys, self.weights,
+            None if self.key_scales is None else self.key_scales.float().contiguous(),
+            None if self.positions is None else self.positions.to(torch.int32), scores, maxima,
+            lines.start, count, units, groups, self.keys.stride(0), float(self.scale), splits,
+            heads=heads, padded_heads=padded_heads, block_q=block_q, dim=dim,
+            chunk=power_of_two(dim, 32), block_u=shape.units, group=group, relu=self.relu,
+            folded=self.scale > 0 or not self.relu, scaled=self.key_scales is not None,
+            window=self.window or 0, causal=self.positions is not None,
+            precise=self.precise and self.queries.dtype == FP8,
+            num_warps=shape.warps, num_stages=shape.stages,
         )  # fmt: skip
-        parts.append(row_topk(scores, k, ordered=ordered, backend="triton", tally=tally))
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        return scores, maxima
 
 
 def lightning_scores(
@@ -168,24 +249,9 @@ def lightning_scores(
     precise: bool,
 ) -> Tensor:
     """float32 [line, unit] for a slice of query rows; queries [query, head, dim] contiguous."""
-    _, heads, dim = queries.shape
-    count = lines.stop - lines.start
-    padded_heads = power_of_two(heads, 1)
-    block_q = max(1, min(COLUMNS // padded_heads, power_of_two(count, 1)))
-    block_q = max(block_q, -(-16 // padded_heads))  # a dot needs 16 columns
-    blocks = -(-count // block_q)
-    scores = torch.empty(count, len(keys), dtype=torch.float32, device=queries.device)
-    splits = max(1, min(-(-len(keys) // 128), -(-1024 // blocks)))
-    lightning_kernel[(blocks, splits)](
-        queries, keys, weights, None if key_scales is None else key_scales.float().contiguous(),
-        None if positions is None else positions.to(torch.int32), scores,
-        lines.start, count, len(keys), keys.stride(0), float(scale), splits,
-        heads=heads, padded_heads=padded_heads, block_q=block_q, dim=dim,
-        chunk=power_of_two(dim, 32), block_u=128, relu=relu, scaled=key_scales is not None,
-        window=window or 0, causal=positions is not None,
-        precise=precise and queries.dtype == FP8, num_warps=8, num_stages=3,
-    )  # fmt: skip
-    return scores
+    return IndexScoring(
+        queries, keys, weights, scale, key_scales, relu, positions, window, precise
+    ).scores(lines)
 
 
 def lightning_topk_reference(

@@ -22,6 +22,17 @@ WORKSPACE = 800 << 20  # bytes of scratch that a launch may hold unless one row 
 REFERENCE_BYTES = 64 << 20  # a reference's float32 [head, row, key] chunk stays under this
 
 
+@dataclass
+class Tally:
+    """How often a row's first answer was not proven; exact_topk and its kin add to it.
+
+    rows: rows answered. repaired: rows answered again with all their logits in memory.
+    """
+
+    rows: int = 0
+    repaired: int = 0
+
+
 @dataclass(frozen=True)
 class Rows:
     """Attention operands in kernel layout.

@@ -8,13 +8,23 @@ absorbed queries: one latent serves as key and value, and a rotary part joins th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from indexer_kernels.attention_statistics import check_support
 from indexer_kernels.backend import common_device, jit, operand, power_of_two, tl, use_triton
 from indexer_kernels.operands import REFERENCE_BYTES, check_attention
+from indexer_kernels.support import check_support
 from indexer_kernels.topk import HIDDEN, KernelError
+
+
+@jit
+def gathered(rows, picked, stride, feature, dim: tl.constexpr, padded: tl.constexpr):
+    """[place, padded] rows at these places, zeros beyond `dim`; no place is masked."""
+    at = rows + picked[:, None] * stride + feature[None, :]
+    found = tl.load(at, mask=(feature < dim)[None, :], other=0.0) if dim < padded else tl.load(at)
+    return found
 
 
 @jit
@@ -24,11 +34,15 @@ def sparse_kernel(
     key_head_stride, key_stride, tail_stride, value_head_stride, value_stride,
     share: tl.constexpr, block_h: tl.constexpr, block_k: tl.constexpr,
     dim: tl.constexpr, padded: tl.constexpr, tail: tl.constexpr, padded_tail: tl.constexpr,
-    value_dim: tl.constexpr, padded_value: tl.constexpr, latent: tl.constexpr,
+    value_dim: tl.constexpr, padded_value: tl.constexpr, latent: tl.constexpr, narrow: tl.constexpr,
 ):  # fmt: skip
     """Grid (query, head blocks of a share, shares); a share has one support and one key head.
 
-    latent: the keys are the values too, so a gathered tile serves twice.
+    latent: the keys are the values too, so a gathered tile serves twice. narrow: offsets into keys
+    and values fit 32 bits.
+
+    A place without a key reads the row's last listed one and weighs nothing: a gather without masks
+    needs fewer registers, and no key takes part that the row did not list.
     """
     line = tl.program_id(0).to(tl.int64)
     inside = tl.program_id(1) * block_h + tl.arange(0, block_h)
@@ -37,6 +51,8 @@ def sparse_kernel(
     live = inside < share
     key_head = (first // (heads // kv_heads)).to(tl.int64)
     chosen = support + ((first // (heads // sets)) * query_count + line) * places
+    keys += key_head * key_head_stride
+    values += key_head * value_head_stride
     feature = tl.arange(0, padded)
     at = head * query_count + line
     query = tl.load(
@@ -49,7 +65,14 @@ def sparse_kernel(
             tails + at[:, None] * tail + tail_feature[None, :],
             mask=live[:, None] & (tail_feature < tail)[None, :], other=0.0,
         )  # fmt: skip
+    spare = tl.full([block_k], -1, tl.int64)
+    for begin in range(0, places, block_k):
+        place = begin + tl.arange(0, block_k)
+        picked = tl.load(chosen + place, mask=place < places, other=-1)
+        spare = tl.maximum(spare, tl.where(picked < count, picked, -1))
+    spare = tl.maximum(tl.max(spare, 0), 0)
     value_feature = tl.arange(0, padded_value)
+    factor = scale * 1.4426950408889634
     best = tl.full([block_h], float("-inf"), tl.float32)
     total = tl.full([block_h], 0.0, tl.float32)
     acc = tl.full([block_h, padded_value], 0.0, tl.float32)
@@ -57,40 +80,36 @@ def sparse_kernel(
         place = begin + tl.arange(0, block_k)
         picked = tl.load(chosen + place, mask=place < places, other=-1)
         valid = (picked >= 0) & (picked < count)
-        key = tl.load(
-            keys + key_head * key_head_stride + picked[:, None] * key_stride + feature[None, :],
-            mask=valid[:, None] & (feature < dim)[None, :], other=0.0,
-        )  # fmt: skip
+        picked = tl.where(valid, picked, spare)
+        if narrow:
+            picked = picked.to(tl.int32)
+        key = gathered(keys, picked, key_stride, feature, dim, padded)
         logits = tl.dot(query, tl.trans(key), input_precision="ieee")
         if tail > 0:
-            key_tail = tl.load(
-                key_tails + picked[:, None] * tail_stride + tail_feature[None, :],
-                mask=valid[:, None] & (tail_feature < tail)[None, :], other=0.0,
-            )  # fmt: skip
+            key_tail = gathered(key_tails, picked, tail_stride, tail_feature, tail, padded_tail)
             logits = tl.dot(query_tail, tl.trans(key_tail), logits, input_precision="ieee")
-        logits = tl.where(valid[None, :], logits * scale, float("-inf"))
+        logits = tl.where(valid[None, :], logits * factor, float("-inf"))
         newer = tl.maximum(best, tl.max(logits, 1))
         base = tl.where(newer == float("-inf"), 0.0, newer)
-        fade = tl.exp2((best - base) * 1.4426950408889634)
-        weight = tl.exp2((logits - base[:, None]) * 1.4426950408889634)
+        fade = tl.exp2(best - base)
+        weight = tl.exp2(logits - base[:, None])
         total = total * fade + tl.sum(weight, 1)
         if latent:
             value = key
         else:
-            value = tl.load(
-                values + key_head * value_head_stride + picked[:, None] * value_stride
-                + value_feature[None, :],
-                mask=valid[:, None] & (value_feature < value_dim)[None, :], other=0.0,
+            value = gathered(
+                values, picked, value_stride, value_feature, value_dim, padded_value
             )  # fmt: skip
         acc = tl.dot(weight.to(value.dtype), value, acc * fade[:, None], input_precision="ieee")
         best = newer
     some = total > 0.0
-    out = acc / tl.where(some, total, 1.0)[:, None]
+    out = tl.where(some[:, None], acc / tl.where(some, total, 1.0)[:, None], 0.0)
     tl.store(
         outputs + at[:, None] * value_dim + value_feature[None, :], out,
         mask=live[:, None] & (value_feature < value_dim)[None, :],
     )  # fmt: skip
-    norm = tl.where(some, best + tl.log(tl.where(some, total, 1.0)), float("-inf"))
+    natural = 0.6931471805599453 * (best + tl.log2(tl.where(some, total, 1.0)))
+    norm = tl.where(some, natural, float("-inf"))
     tl.store(lse + at, norm, mask=live)
 
 
@@ -126,7 +145,7 @@ def sparse_attention(
         )
     if not use_triton(backend, queries, keys, values, support):
         return sparse_attention_reference(queries, keys, values, support, scale=scale)
-    return _launch(queries, None, keys, None, values, support, scale)
+    return launched(queries, None, keys, None, values, support, scale)
 
 
 def sparse_latent_attention(
@@ -165,20 +184,41 @@ def sparse_latent_attention(
         return sparse_latent_attention_reference(
             queries, rope_queries, latents, rope_keys, support, scale=scale
         )
-    return _launch(queries, rope_queries, keys, rope_keys, keys, support, scale)
+    return launched(queries, rope_queries, keys, rope_keys, keys, support, scale)
 
 
-def _launch(
+@dataclass(frozen=True)
+class SparseShape:
+    """How a launch is cut up: heads and gathered keys a tile, warps, pipeline stages."""
+
+    heads: int
+    keys: int
+    warps: int
+    stages: int
+
+
+def sparse_shape(share: int, widest: int) -> SparseShape:
+    """The cut for heads that share a support and for the wider of a key and a value."""
+    heads = min(power_of_two(share, 16), 64)
+    if widest > 256:
+        return SparseShape(heads, 32, warps=8, stages=2)
+    return SparseShape(heads, 64, warps=8 if widest > 128 else 4, stages=2)
+
+
+def launched(
     queries: Tensor, tails: Tensor | None, keys: Tensor, key_tails: Tensor | None, values: Tensor,
-    support: Tensor, scale: float,
+    support: Tensor, scale: float, shape: SparseShape | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     heads, count, dim = queries.shape
     value_dim, latent = values.shape[2], tails is not None
     tail = 0 if tails is None else tails.shape[2]
     share = heads // max(support.shape[0], keys.shape[0])
     padded, padded_value = power_of_two(dim, 16), power_of_two(value_dim, 16)
-    block_h = min(power_of_two(share, 16), 64)
-    block_k = 32 if max(padded, padded_value) > 256 else 64
+    shape = shape or sparse_shape(share, max(padded, padded_value))
+    block_h, block_k = shape.heads, shape.keys
+    tables = [part for part in (keys, values, key_tails) if part is not None]
+    widest = max(part.stride(-2) for part in tables)
+    narrow = keys.shape[1] * widest < 1 << 31
     outputs = torch.empty(heads, count, value_dim, dtype=torch.float32, device=queries.device)
     lse = torch.empty(heads, count, dtype=torch.float32, device=queries.device)
     queries, keys, values = operand(queries.contiguous()), operand(keys), operand(values)
@@ -191,8 +231,8 @@ def _launch(
         0 if key_tails is None else key_tails.stride(0), values.stride(0), values.stride(1),
         share=share, block_h=block_h, block_k=block_k, dim=dim, padded=padded,
         tail=tail, padded_tail=power_of_two(tail, 16), value_dim=value_dim,
-        padded_value=padded_value, latent=latent,
-        num_warps=8 if padded_value > 128 else 4, num_stages=2,
+        padded_value=padded_value, latent=latent, narrow=narrow,
+        num_warps=shape.warps, num_stages=shape.stages,
     )  # fmt: skip
     return outputs, lse
 

@@ -14,6 +14,39 @@ BLOCK_N = 128  # keys a tile; a word of gate bits needs 128
 
 
 @jit
+def row_block(positions, rows, row_blocks, block_m: tl.constexpr, causal: tl.constexpr):
+    """What a program of grid (row blocks * splits, batch) works on: its rows [block_m], which of
+    them there are, the last key each sees, its split and its batch.
+
+    Later rows of a causal problem see more keys, so they start first and short ones fill the end.
+    """
+    place = tl.program_id(0) % row_blocks
+    block = row_blocks - 1 - place if causal else place
+    row = block * block_m + tl.arange(0, block_m)
+    row_seen = row < rows
+    pos = row
+    if causal:
+        pos = tl.load(positions + row, mask=row_seen, other=0)
+    return row, row_seen, pos, tl.program_id(0) // row_blocks, tl.program_id(1).to(tl.int64)
+
+
+@jit
+def whole_until(
+    pos, row_seen, keys, first, last,
+    window: tl.constexpr, causal: tl.constexpr, block_n: tl.constexpr,
+):  # fmt: skip
+    """One past the last tile of a span up to which every tile shows every key to every row."""
+    middle = keys // block_n
+    if causal:
+        reach = tl.min(tl.where(row_seen, pos, keys), 0) + 1
+        middle = tl.minimum(tl.maximum(reach, 0) // block_n, middle)
+    middle = tl.maximum(tl.minimum(middle, last), first)
+    if window > 0:
+        middle = first
+    return middle
+
+
+@jit
 def key_span(
     pos, row_seen, keys, window: tl.constexpr, causal: tl.constexpr, block_n: tl.constexpr
 ):
@@ -123,29 +156,3 @@ def gate_words(gate, block_m: tl.constexpr, block_n: tl.constexpr):
     i = tl.arange(0, 2)[None, None, None, None, :]
     words = tl.sum(tl.sum(split << (2 * j + i), 4), 2)
     return tl.reshape(words, [block_m, block_n // 32])
-
-
-@jit
-def ordered(x):
-    """int32 that compares as the float32 does, -0 equal to +0, NaN at the very bottom."""
-    bits = (x + 0.0).to(tl.int32, bitcast=True)
-    key = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return tl.where(x == x, key, -2147483648)
-
-
-@jit
-def unordered(key):
-    """The float32 whose `ordered` value this int32 is."""
-    return (key ^ ((key >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
-
-
-@jit
-def packed(value, position):
-    """int64 that orders by value, then by lowest position; no two keys of a row share one."""
-    return (ordered(value).to(tl.int64) << 32) | (0x7FFFFFFF - position).to(tl.int64)
-
-
-@jit
-def halfway(low, high):
-    """The floor of the mean of two signed integers, without overflow."""
-    return (low & high) + ((low ^ high) >> 1)

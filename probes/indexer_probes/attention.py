@@ -107,11 +107,21 @@ def allowed(call: AttentionCall, rule: MaskRule, positions: Tensor, keys: slice)
     seen = rule.visible(positions - keys.start, keys.stop - keys.start)
     if call.indices is None:
         return seen
-    selected = call.indices[:, positions - call.first].long()  # (set, position, k)
+    selected = _tokens(call, call.indices[:, positions - call.first].long())
     picked = _members(selected, call.length)[..., keys]
     if len(picked) == 1:
         return seen & picked[0]
     return seen & picked.repeat_interleave(call.queries.shape[1] // len(picked), dim=0)
+
+
+def _tokens(call: AttentionCall, indices: Tensor) -> Tensor:
+    """int64 [set, position, token]: the tokens that indices [set, position, k] stand for."""
+    if call.width == 1:
+        return indices
+    inside = torch.arange(call.width, device=indices.device)
+    tokens = indices[..., None] * call.width + inside
+    unused = (indices < 0)[..., None] | (tokens >= call.length)  # the last block may be short
+    return tokens.masked_fill(unused, -1).flatten(-2)
 
 
 def spread(total: int, count: int) -> Tensor:

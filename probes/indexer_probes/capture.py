@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from indexer_probes.attention import witness
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall, Family
+from indexer_probes.gathering import Gathering, gathering_of
 from indexer_probes.indexer import Chosen
 from indexer_probes.records import LayerRecord
 from indexer_probes.selection import indexer_of
@@ -46,6 +47,7 @@ class Probe:
         rows: Rows,
         values: bool,
         witnesses: int,
+        gathering: Gathering | None = None,
     ):
         self.layers = layers
         self.records = 0
@@ -54,6 +56,7 @@ class Probe:
         self._rows = rows
         self._values = values
         self._witnesses = witnesses
+        self._gathering = gathering
         self._asked: tuple[int, Tensor] | None = None
 
     def take(
@@ -64,7 +67,15 @@ class Probe:
         if len(positions):
             with torch.no_grad():
                 record = self._record(call, layer, heard, operands, positions)
-            self._on_record(record)
+            self._hand_on(record)
+
+    def _hand_on(self, record: LayerRecord) -> None:
+        """Hands on the record of all heads, in the one process that has them."""
+        with torch.no_grad():
+            whole = record if self._gathering is None else self._gathering.whole(record)
+        if whole is not None:
+            _refuse_nan(whole)
+            self._on_record(whole)
             self.records += 1
 
     def _record(
@@ -76,7 +87,7 @@ class Probe:
         positions: Tensor,
     ) -> LayerRecord:
         rows, rule = positions - call.first, self._family.mask(call.attention)
-        record = LayerRecord(
+        return LayerRecord(
             layer=layer,
             queries=call.queries[0].detach()[:, rows],
             keys=self._family.keys(call, heard, self._values),
@@ -87,8 +98,6 @@ class Probe:
             witness=witness(call, rule, positions, self._witnesses),
             entries=self._family.entries(call, self._values),
         )
-        _refuse_nan(record)
-        return record
 
     def _positions(self, call: AttentionCall) -> Tensor:
         """int64 [query]: the kept positions among this call's queries, on the model's device.
@@ -118,6 +127,7 @@ def capture(
     rows:      which positions' queries are kept; all keys are kept whatever it says.
     values:    keep the values too.
     witnesses: rows, spread over the kept ones, for which the model's own eager weights are kept.
+    Of a model under tensor parallelism process 0 alone hands on records, those of all heads.
     Behind a DynamicCache each forward gives records of its own queries against all keys so far.
     On leaving, however it comes about, the model is as it was; captures may nest.
     Raises ProbeError for a model, an input or a setting that cannot be captured.
@@ -126,7 +136,8 @@ def capture(
         raise ProbeError("the model is in training mode; call model.eval() before capturing")
     session = session_of(model)
     wanted = wanted_layers(layers, session)
-    probe = Probe(on_record, session.family, wanted, rows, values, witnesses)
+    gathering = gathering_of(model)
+    probe = Probe(on_record, session.family, wanted, rows, values, witnesses, gathering)
     session.join(probe)
     try:
         yield probe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -31,8 +32,9 @@ def capture_decoding(
     values: bool = False,
     witnesses: int = 4,
 ) -> list[int]:
-    """Reads a prompt int64 [token] through a cache, then generates `steps` tokens greedily, each fed
-    back; hands on one record a layer, of the prompt's kept queries and of every generated token's.
+    """Reads a prompt int64 [token] through a cache, then generates `steps` tokens greedily, each
+    fed back; hands on one record a layer, of the prompt's kept queries and of every generated
+    token's.
 
     Keys are those of the prompt and of the generated tokens, positions go on after the prompt's. A
     token that ends a text does not end the decoding: the number of rows is what was asked for.
@@ -95,18 +97,12 @@ def _without_keys(record: LayerRecord) -> LayerRecord:
     indexer = record.indexer
     if indexer is not None:
         indexer = replace(indexer, keys=indexer.keys[:0])
-    stub = replace(record.keys, **{name: part[..., :0, :] for name, part in _by_token(record)})
-    slim = object.__new__(LayerRecord)  # its queries lie beyond the keys that it has left
-    vars(slim).update({**vars(record), "keys": stub, "indexer": indexer})
-    for cached in ("float_keys", "float_values"):
-        vars(slim).pop(cached, None)
+    stub = copy(record.keys)
+    held = {name: part[:0] for name, part in vars(stub).items() if isinstance(part, Tensor)}
+    vars(stub).update(held)
+    slim = copy(record)  # unchecked: its queries lie beyond the keys that it has left
+    vars(slim).update(keys=stub, indexer=indexer)
     return slim
-
-
-def _by_token(record: LayerRecord) -> list[tuple[str, Tensor]]:
-    names = ("plain_keys", "plain_values", "latent", "rope")
-    held = [(name, getattr(record.keys, name, None)) for name in names]
-    return [(name, part) for name, part in held if part is not None]
 
 
 def joined(parts: Sequence[LayerRecord]) -> LayerRecord:
@@ -132,8 +128,8 @@ def _indexer(parts: Sequence[LayerRecord]) -> IndexerRecord:
     known = [part.indexer for part in parts if part.indexer is not None]
     if last is None or len(known) < len(parts):  # a prompt too short for a single unit chose none
         raise ProbeError(
-            f"layer {parts[-1].layer}: its indexer had nothing to select from in the prompt and has "
-            "in the steps; give a longer prompt"
+            f"layer {parts[-1].layer}: its indexer had nothing to select from in the prompt, "
+            "and has in the steps; give a longer prompt"
         )
     width = max(part.native.shape[-1] for part in known)
     native = [pad(part.native, (0, width - part.native.shape[-1]), value=-1) for part in known]
@@ -156,13 +152,9 @@ def _agrees(form: IndexerRecord, part: LayerRecord, keys: Tensor) -> bool:
     own = replace(part.indexer, keys=keys, spans=form.spans)
     same = replace(own, scale=form.scale, activation=form.activation)
     rows = spread(part.rows, PROOF_ROWS).to(keys.device)
-    return (
-        worst(
-            units.ranked(same, rows, part.positions[rows]),
-            units.ranked(own, rows, part.positions[rows]),
-        )
-        <= TOLERANCE
-    )
+    positions = part.positions[rows]
+    scores, truth = (units.ranked(each, rows, positions) for each in (same, own))
+    return worst(scores, truth) <= TOLERANCE
 
 
 def _witness(parts: Sequence[LayerRecord], length: int) -> Witness | None:

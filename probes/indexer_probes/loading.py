@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,19 +84,23 @@ def load_model(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device = "cpu",
     trust_remote_code: bool = False,
+    placement: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """A causal language model in eval mode on `device`, its gradients off.
 
     name:  a folder with config.json, or a hub id; revision: branch, tag or commit of the latter.
     dtype: "auto" for the checkpoint's own, or a name in DTYPES, or a torch dtype.
+    placement: what else `from_pretrained` is to know of where the weights go; `device` then says
+           nothing.
     Raises ProbeError, in one line, for whatever the caller can mend; running out of memory or
     disk passes through.
     """
-    kind, place = _dtype(dtype), _device(device)
+    kind, place = dtype_of(dtype), device_of(device)
     config = load_config(name, revision, trust_remote_code)
+    _refuse_fp8(name, config)
     offline = _locate(name)
     try:
-        with _quiet():
+        with quiet():
             model, report = class_of(config).from_pretrained(
                 name,
                 config=config,
@@ -105,13 +110,16 @@ def load_model(
                 local_files_only=offline,
                 ignore_mismatched_sizes=True,  # told below, in one line
                 output_loading_info=True,
+                **(placement or {}),
             )
     except torch.OutOfMemoryError:
         raise
     except _BROKEN as error:
         raise _explain(f"cannot load the weights of {name!r}", error, offline) from error
-    _refuse_incomplete(name, report)
-    return model.to(place).eval().requires_grad_(False)
+    refuse_incomplete(name, report["missing_keys"], report["mismatched_keys"])
+    refuse_unplaced(name, config, report["unexpected_keys"])
+    placed = model if placement else model.to(place)
+    return placed.eval().requires_grad_(False)
 
 
 def class_of(config: PretrainedConfig) -> Any:
@@ -137,17 +145,24 @@ def load_tokenizer(
         raise _explain(f"cannot read the tokenizer of {name!r}", error, offline) from error
 
 
-def _locate(name: str) -> bool:
-    """True when only local files can serve this name. Raises ProbeError for a folder without a
-    configuration."""
+def named_folder(name: str) -> Path | None:
+    """The folder of a model that this name is, or None for a hub id.
+
+    Raises ProbeError for a folder without a configuration and for what can be neither.
+    """
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ProbeError(f"folder {name!r} holds no config.json; name the folder of a model")
-        return True
+        return folder
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists():
         raise ProbeError(f"{name!r} is neither a folder nor a hub id of the form owner/model")
-    return constants.HF_HUB_OFFLINE or not hub_answers()
+    return None
+
+
+def _locate(name: str) -> bool:
+    """True when only local files can serve this name."""
+    return named_folder(name) is not None or constants.HF_HUB_OFFLINE or not hub_answers()
 
 
 def hub_answers() -> bool:
@@ -180,15 +195,36 @@ def _explain(what: str, error: Exception, offline: bool) -> ProbeError:
     return ProbeError(f"{what}: {' '.join(line.strip() for line in kept)}")
 
 
-def _refuse_incomplete(name: str, report: dict[str, Any]) -> None:
-    """Raises ProbeError for tensors that loading would have left random."""
-    missing = sorted(report["missing_keys"])
-    if missing:
+def quantisation_of(config: PretrainedConfig) -> dict[str, Any] | None:
+    """The configuration's `quantization_config` as a table, None when the weights are plain."""
+    stated = getattr(config, "quantization_config", None)
+    return stated if stated is None or isinstance(stated, dict) else stated.to_dict()
+
+
+def _refuse_fp8(name: str, config: PretrainedConfig) -> None:
+    """Raises ProbeError for FP8 in blocks: transformers' own dequantisation cuts a matrix into
+    equal parts, which for one that ends in a partial block gives other weights or none."""
+    if (quantisation_of(config) or {}).get("quant_method") == "fp8":
         raise ProbeError(
-            f"the weights of {name!r} lack {len(missing)} tensors (first: {missing[0]}), which "
+            f"the weights of {name!r} are stored in FP8 blocks, which only `capture "
+            "--stream-layers` reads; use that, or a bfloat16 copy of the weights"
+        )
+
+
+def refuse_incomplete(
+    name: str, missing: Iterable[str], mismatched: Iterable[tuple[str, Any, Any]]
+) -> None:
+    """Raises ProbeError for tensors that loading would have left random.
+
+    mismatched: parameter, shape on disk, shape by the configuration.
+    """
+    absent = sorted(missing)
+    if absent:
+        raise ProbeError(
+            f"the weights of {name!r} lack {len(absent)} tensors (first: {absent[0]}), which "
             "would be left random; fetch the complete checkpoint"
         )
-    strange = sorted(report["mismatched_keys"])
+    strange = sorted(mismatched)
     if strange:
         tensor, stored, expected = strange[0]
         raise ProbeError(
@@ -197,9 +233,27 @@ def _refuse_incomplete(name: str, report: dict[str, Any]) -> None:
         )
 
 
+def refuse_unplaced(name: str, config: PretrainedConfig, unexpected: Iterable[str]) -> None:
+    """Raises ProbeError for tensors of decoder layers that the configuration has no place for.
+
+    The layers that only predict further tokens (multi-token prediction) are rightly left out.
+    """
+    text = config.get_text_config()
+    last = text.num_hidden_layers
+    ahead = range(last, last + (getattr(text, "num_nextn_predict_layers", None) or 0))
+    layers = ((key, re.search(r"(?:^|\.)layers\.(\d+)\.", key)) for key in sorted(unexpected))
+    lost = [key for key, layer in layers if layer and int(layer[1]) not in ahead]
+    if lost:
+        raise ProbeError(
+            f"the weights of {name!r} do not fit its config.json: it has no place for {len(lost)} "
+            f"tensors of its layers (first: {lost[0]}), and a capture without them would be of "
+            "another model"
+        )
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """No loading report, which `_refuse_incomplete` replaces, and no bar where nobody looks."""
+def quiet() -> Iterator[None]:
+    """No loading report, which `refuse_incomplete` replaces, and no bar where nobody looks."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     if not sys.stderr.isatty():
@@ -212,7 +266,7 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+def dtype_of(dtype: str | torch.dtype) -> str | torch.dtype:
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype not in DTYPES:
@@ -220,7 +274,7 @@ def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     return DTYPES[dtype]
 
 
-def _device(device: str | torch.device) -> torch.device:
+def device_of(device: str | torch.device) -> torch.device:
     """The device, tried with a tiny tensor so that a missing one shows before any loading."""
     try:
         return torch.empty(0, device=device).device

@@ -135,8 +135,8 @@ def _together(tried: list[tuple[str, str]]) -> str:
 
 def _caps(config: PretrainedConfig) -> str:
     """What explains weights that no product of queries and keys gives, where something does."""
-    cap = getattr(config, "attn_logit_softcapping", None)
-    return f" (it caps its logits at {cap}, which a record cannot say)" if cap else ""
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    return " (attn_logit_softcapping caps its logits, which a record cannot say)" if capped else ""
 
 
 def prove(model: PreTrainedModel) -> str:

@@ -7,7 +7,7 @@ capture never imports transformers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -174,6 +174,8 @@ class IndexerRecord:
     units_of:   how its units lie on the tokens; None when a unit is a token.
     spans:      int64 [unit, 2], first and one past the last token of each unit; None as above.
     source:     the layer whose indexer this is, where a layer has none and reuses a selection.
+    turns:      float32 [pair], how far one position turns each rotary pair of the first dimensions,
+                in radians, where pairs are (i, i + pair); None where the family's differ.
     """
 
     queries: Tensor
@@ -185,6 +187,7 @@ class IndexerRecord:
     spans: Tensor | None = None
     units_of: Layout | None = None
     source: int | None = None
+    turns: Tensor | None = None
 
     @property
     def units(self) -> int:
@@ -228,6 +231,8 @@ class LayerRecord:
     scale:     factor on q.k
     entries:   compressed keys that are attended to beside the tokens' own (deepseek_v4); a token's
                probability then is its own key's and its share of the entries made of it.
+    layers:    another layer's record of the same sample and queries, by its number, for what one
+               layer takes over from another; None for a record that stands alone, as a live one.
     Raises RecordError when shapes disagree or a position lies outside the keys.
     """
 
@@ -240,6 +245,7 @@ class LayerRecord:
     indexer: IndexerRecord | None = None
     witness: Witness | None = None
     entries: Entries | None = None
+    layers: Callable[[int], LayerRecord] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.queries.ndim != 3 or self.queries.shape[1] != self.positions.shape[0]:
@@ -343,6 +349,15 @@ class LayerRecord:
         for start in range(0, self.rows, step):
             yield slice(start, min(start + step, self.rows))
 
+    def other(self, layer: int) -> LayerRecord:
+        """Another layer's record of the same sample and queries. Raises RecordError where this one
+        knows of none."""
+        if self.layers is None:
+            raise RecordError(
+                f"layer {self.layer}: this record stands alone, without layer {layer}"
+            )
+        return self.layers(layer)
+
     def at(self, rows: Tensor) -> LayerRecord:
         """The same layer with only these query rows (int64 [row], increasing)."""
         indexer = self.indexer
@@ -359,6 +374,7 @@ class LayerRecord:
             positions=self.positions[rows],
             indexer=indexer,
             witness=None,
+            layers=None if self.layers is None else lambda layer: self.other(layer).at(rows),
         )
 
     def to(self, device: torch.device) -> LayerRecord:
@@ -374,6 +390,7 @@ class LayerRecord:
             indexer=None if self.indexer is None else _moved(self.indexer, device),
             witness=None if self.witness is None else _moved(self.witness, device),
             entries=None if self.entries is None else _moved(self.entries, device),
+            layers=None if self.layers is None else lambda layer: self.other(layer).to(device),
         )
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:

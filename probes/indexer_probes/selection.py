@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from indexer_probes.families import AttentionCall, Family
@@ -29,7 +31,9 @@ def indexer_of(
     assert module is not None
     layout = family.layout(call.attention, module)
     if layout is None:
-        return index_record(operands, module, rows, positions, layer)
+        record = index_record(operands, module, rows, positions, layer)
+        turns = family.turns(module)
+        return replace(record, turns=None if turns is None else turns.to(positions.device))
     keys = operands.operands(rows[:1])[1]
     spans = family.spans(module, operands.units, keys)
     return index_record(operands, module, rows, positions, layer, layout, spans)

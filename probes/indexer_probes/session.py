@@ -88,6 +88,7 @@ class Session:
             _SESSIONS.append(self)
             undo.callback(_SESSIONS.remove, self)
             undo.enter_context(_registered())
+            undo.callback(self._forget)
             hook = self.model.register_forward_pre_hook(_refuse_padding, with_kwargs=True)
             undo.callback(hook.remove)
             for attention, layer in self.layers.items():
@@ -96,6 +97,12 @@ class Session:
                 undo.callback(_restore, config, config.__dict__.get(_CONFIG_KEY, _ABSENT))
                 setattr(config, _CONFIG_KEY, NAME)
             yield
+
+    def _forget(self) -> None:
+        """Lets go of what the last forward left."""
+        self._latest = None
+        self._heard.clear()
+        self._watched.clear()
 
     def hear(self, calls: Sequence[AttentionCall]) -> list[Tensor | None]:
         """Hands one attention call a sequence to its layer's listeners, in the order they came.

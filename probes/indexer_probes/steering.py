@@ -17,7 +17,7 @@ from indexer_probes.capture import wanted_layers
 from indexer_probes.errors import ProbeError
 from indexer_probes.families import AttentionCall, Family
 from indexer_probes.indexer import Chosen
-from indexer_probes.records import LayerRecord, PlainKeys
+from indexer_probes.records import LayerRecord, MaskRule, PlainKeys
 from indexer_probes.selection import indexer_of
 from indexer_probes.session import Session, session_of
 
@@ -26,6 +26,9 @@ Choose = Callable[[LayerRecord], Tensor]
 
 Watch = Callable[[LayerRecord, Tensor | None], None]
 """Sees a live record with the support that its queries attend to; None: to all they can see."""
+
+Attend = Callable[[AttentionCall, MaskRule, Tensor], Tensor]
+"""Maps a call, its mask rule and its support to the output [1, query, head, value_dim]."""
 
 
 class Steering:
@@ -40,10 +43,12 @@ class Steering:
         selected: tuple[int, ...],
         first: int,
         watch: Sequence[Watch],
+        attend: Sequence[Attend],
     ):
         self.layers = tuple(sorted(session.layers.values()))  # the others are made dense
         self._choose = choose
         self._watch = watch
+        self._attend = attend
         self._family: Family = session.family
         self._selected = selected
         self._first = first
@@ -71,6 +76,8 @@ class Steering:
             _check(support, record)
             if watch is not None:
                 watch(record, support)
+            if self._attend:
+                return self._attend[call.sequence](call, rule, support)
         return attend_selected(call, rule, support, start)
 
     def _record(
@@ -97,6 +104,7 @@ def steer(
     layers: Iterable[int] | None = None,
     first: int = 0,
     watch: Sequence[Watch] = (),
+    attend: Sequence[Attend] = (),
 ) -> Iterator[Steering]:
     """While the body runs, the model's attention sees only what `choose` picks.
 
@@ -109,16 +117,20 @@ def steer(
     watch:  none, or one a sequence: sees every layer's record and support, those of dense layers
             with None and every query; dense queries before `first` in a selected layer are not
             shown.
+    attend: none, or one a sequence: attends in the selected layers in the place of a softmax over
+            the support. Every query of a forward is its own, so `first` must be 0.
     Works behind a DynamicCache and beside `capture`. On leaving, the model is as it was.
     Raises ProbeError as `capture` does, and for a support that cannot belong to the record.
     """
     if model.training:
         raise ProbeError("the model is in training mode; call model.eval() before steering")
+    if attend and first:
+        raise ProbeError(f"first = {first} with an own attention, which must attend every query")
     session = session_of(model)
     named = None if layers is None else tuple(layers)
     selected = () if named == () else wanted_layers(named, session)
     choosers = [choose] if callable(choose) else choose
-    steering = Steering(choosers, session, selected, first, watch)
+    steering = Steering(choosers, session, selected, first, watch, attend)
     session.join(steering)
     try:
         yield steering

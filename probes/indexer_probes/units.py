@@ -146,7 +146,8 @@ def seen_tokens(mask: MaskRule, entries: Entries, positions: Tensor, length: int
 
 def spread_over_tokens(keys: Tensor, entries: Tensor, made: Entries) -> Tensor:
     """float32 [head, row, token]: logits of tokens, given those of their keys [head, row, token]
-    and of the entries [head, row, entry]: an entry's probability goes to its tokens in equal shares."""
+    and of the entries [head, row, entry]; an entry's probability goes to its tokens in equal
+    shares."""
     size = (made.entry_spans[:, 1] - made.entry_spans[:, 0]).float().log()
     spanning = owners(made.entry_spans, keys.shape[-1])  # (token, owner)
     if not spanning.shape[-1]:

@@ -67,6 +67,8 @@ def make(
                            target="per_head")  # fmt: skip
     if source == "entropy":
         return _entropy_rows(frame, layers)
+    if name == "loss_by_measure":
+        return _losses(selectors, samples, len(tasks))
     if source == "study":
         kept = frame[(frame["mode"] == "replay") & (frame["layer"] == -1) & (frame["budget"] > 0)]
         x = kept["budget"] / 1000 if name == "gain_by_ratio" else kept["budget"]
@@ -88,6 +90,19 @@ def _entropy_rows(frame: pd.DataFrame, layers: tuple[int, ...]) -> pd.DataFrame:
             rows["selected_entropy"] = np.where(rows["selector"] == "dense", np.nan, 0.3)
             parts.append(rows if phase == "decode" else rows[rows["selector"] == "dense"])
     return pd.concat(parts, ignore_index=True)
+
+
+def _losses(selectors: tuple[str, ...], samples: int, tasks: int) -> pd.DataFrame:
+    rows = []
+    for order, selector in enumerate(selectors):
+        for step, measure in enumerate(("recall", "mass", "output_error", "kl", "score")):
+            loss = (order - 1) * 10.0 ** (-step if measure != "kl" else 1)
+            spread = np.nan if samples == 1 else abs(loss) * (0.2 + 0.5 * (step % 2)) + 0.01
+            rows.append({"selector": selector, "reference": "lightning", "measure": measure,
+                         "unit": "nats per token" if measure == "kl" else "share", "loss": loss,
+                         "low": loss - spread, "high": loss + spread, "prompts": samples * tasks,
+                         "budget": 32, "task": f"{tasks} tasks pooled"})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 @EVERY
@@ -157,6 +172,15 @@ def test_entropy_bins_hold_equally_many_samples() -> None:
     assert table.sort_values("bin")["entropy"].is_monotonic_increasing or len(table) > 3
 
 
+def test_a_fault_is_seen_where_its_interval_lies_above_zero() -> None:
+    rows = make("loss_by_measure").query("measure == 'recall'")[:3]
+    rows = rows.assign(loss=[0.1, 0.2, -0.3], low=[-0.1, 0.1, -0.4], high=[0.3, 0.3, -0.2])
+    table = FIGURES["loss_by_measure"].table(rows)
+    assert table["loss"].tolist() == [0.2, 0.1, -0.3]  # the worst first
+    assert table["seen"].tolist() == [True, False, False]
+    assert FIGURES["loss_by_measure"].reading(table) == "Of 3 faults, seen by: recall 1."
+
+
 def test_the_dials_settings_are_a_line_each() -> None:
     kind = FIGURES["quality_by_precision"]
     labels = [f"dial:precision={p},fill={f}" for p in (0.2, 0.6) for f in ("next", "random")]
@@ -182,6 +206,8 @@ def test_precision_keeps_dense_and_intervals() -> None:
         ("quality_by_budget_ratio", lambda t: t[t["selector"] == "dense"], "only the dense"),
         ("quality_by_budget_ratio", lambda t: t.drop(columns="score"), "no column 'score'"),
         ("entropy_distribution", lambda t: t[t["selector"] != "dense"], "dense model"),
+        ("loss_by_measure", lambda t: t.drop(columns="reference"), "no column 'reference'"),
+        ("loss_by_measure", lambda t: t.assign(loss=np.nan), "no loss is known"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(

@@ -15,7 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from indexer_figures import FIGURES, render, selector_looks, source_of
+from indexer_figures import FIGURES, Choice, render, selector_looks, source_of
 from indexer_figures.render import _picture
 
 OF_SCORES = [name for name in FIGURES if source_of(name) == "scores"]
@@ -103,6 +103,7 @@ LINES = {
     "recall_by_entropy": ("entropy", "median"),
     "recall_by_bytes": ("plotted_cost", "plotted_mean"),
     "recall_by_multiply_adds": ("plotted_cost", "plotted_mean"),
+    "mass_by_bytes": ("plotted_cost", "plotted_mean"),
 }
 
 
@@ -233,7 +234,8 @@ def test_hostile_labels_are_drawn_as_spelled(
 ) -> None:
     if name == "entropy_by_layer":
         pytest.skip("entropy belongs to no selector")
-    render(name, make_scores(HOSTILE), tmp_path, {})
+    asked = Choice(selectors=HOSTILE) if name == "loss_waterfall" else Choice()
+    render(name, make_scores(HOSTILE), tmp_path, {}, asked)
     root = ElementTree.parse(tmp_path / f"{name}.svg").getroot()
     tags = {element.tag.rsplit("}", 1)[-1] for element in root.iter()}
     assert "script" not in tags

@@ -5,14 +5,15 @@ import math
 import pandas as pd
 import pytest
 
-from indexer_figures import FIGURES, Choice, source_of, summarise
+from indexer_figures import FIGURES, Choice, FigureError, source_of, summarise
 
 
 def row(selector: str = "a", **values: object) -> dict[str, object]:
     base: dict[str, object] = {
         "sample": "s", "task": "t", "target": "head_sum", "level": "token", "selector": selector,
         "budget": 4, "trivial": False, "layer": 0, "head": 0, "position": 9, "visible": 10,
-        "recall": 0.5, "mass": 0.5, "entropy": 1.0, "recall_sink": 1.0, "recall_local": 0.5,
+        "length": 10, "recall": 0.5, "mass": 0.5, "entropy": 1.0, "recall_sink": 1.0,
+        "recall_local": 0.5,
         "recall_far": 0.0, "bytes_read": 100.0, "multiply_adds": 10.0,
     }  # fmt: skip
     return base | values
@@ -172,8 +173,9 @@ def test_choice_narrows_to_what_was_asked() -> None:
 
 def test_readings_say_the_numbers() -> None:
     rows = frame(
-        row(recall=0.25), row(layer=3, recall=0.75, entropy=2.0), row("random", recall=0.125)
-    )
+        row(recall=0.25), row(layer=3, recall=0.75, entropy=2.0), row("random", recall=0.125),
+        row("exact", mass=0.75), row("exact", layer=3, mass=0.75, entropy=2.0),
+    )  # fmt: skip
     of_scores = [name for name in FIGURES if source_of(name) == "scores"]
     said = {name: FIGURES[name].reading(FIGURES[name].table(rows)) for name in of_scores}
     assert said["recall_by_layer"] == (
@@ -184,3 +186,79 @@ def test_readings_say_the_numbers() -> None:
     assert "50.0 % (p10 30.0 %), at 100 B" in said["recall_by_bytes"]
     assert "far 0 %, local 50.0 %, sink 100 %" in said["recall_by_distance"]
     assert "1.00 nats (2.7 effective keys) in layer 0" in said["entropy_by_layer"]
+    assert said["loss_waterfall"] == (
+        "a loses 50.0 % of the attention mass at 4 keys: budget 25.0 %, a 25.0 %."
+    )
+
+
+def waterfall(masses: dict[str, tuple[float, float]], target: str = "per_head") -> list[dict]:
+    """One row of each of two samples: selector -> mass."""
+    return [
+        row(selector, target=target, sample=sample, mass=mass, layer=0, head=0, position=99)
+        for selector, pair in masses.items()
+        for sample, mass in zip(("s0", "s1"), pair, strict=True)
+    ]
+
+
+def test_a_waterfall_by_hand() -> None:
+    rows = frame(
+        *waterfall({"exact": (0.9, 0.8), "lightning": (0.7, 0.5), "index_heads:heads=1": (0.6, 0.6),
+                    "lightning:precision=fp8": (0.7, 0.4), "random": (0.1, 0.1)}),
+        *waterfall({"exact": (0.8, 0.7), "lightning": (0.7, 0.5)}, target="head_sum"),
+    )  # fmt: skip
+    table = FIGURES["loss_waterfall"].table(rows).set_index("step")
+    losses = {"budget": 0.15, "sharing": 0.1, "indexer": 0.15, "fp8": 0.05}
+    assert table["loss"].to_dict() == pytest.approx(losses)
+    assert table["start"].to_dict() == pytest.approx(
+        {"budget": 0.0, "sharing": 0.15, "indexer": 0.25, "fp8": 0.4}
+    )
+    assert table["end"].iloc[-1] == pytest.approx(1 - (0.7 + 0.4) / 2)
+    assert table["loss"].sum() == pytest.approx(table["end"].iloc[-1])
+    assert table.loc["sharing", "selector"] == "exact:head_sum"
+    assert (table.loc["sharing", "low"], table.loc["sharing", "high"]) == pytest.approx((0.1, 0.1))
+    asked = Choice(selectors=("lightning", "index_heads:heads=1"))
+    chosen = FIGURES["loss_waterfall"].table(rows, asked).set_index("step")
+    assert chosen["loss"].to_dict() == pytest.approx(
+        {"budget": 0.15, "sharing": 0.1, "indexer": 0.15, "fewer heads": 0.0}
+    )
+
+
+def test_a_waterfall_without_targets_or_indexer_says_what_it_has() -> None:
+    rows = frame(*waterfall({"exact": (0.9, 0.9), "faiss:Flat": (0.9, 0.9), "quest": (0.5, 0.5)}))
+    table = FIGURES["loss_waterfall"].table(rows)
+    assert table["step"].tolist() == ["budget", "ANN"]  # the best selector, where none was chosen
+    assert table["loss"].tolist() == pytest.approx([0.1, 0.0])
+
+
+def test_a_waterfall_refuses_steps_on_other_rows() -> None:
+    parts = waterfall({"exact": (0.9, 0.9), "lightning": (0.5, 0.5)})
+    with pytest.raises(FigureError, match="'lightning' was not scored on the rows of the step"):
+        FIGURES["loss_waterfall"].table(frame(*parts[:-1]))
+    with pytest.raises(FigureError, match="'nothing' is not in the scores"):
+        FIGURES["loss_waterfall"].table(frame(*parts), Choice(selectors=("nothing",)))
+    with pytest.raises(FigureError, match="no row of 'exact'"):
+        FIGURES["loss_waterfall"].table(frame(*parts[2:]))
+
+
+def test_conditions_by_hand() -> None:
+    rows = frame(
+        *(row(sample=f"s{n}", task=task, length=length, layer=layer, recall=recall, depth=depth)
+          for n, (task, length, layer, recall, depth) in enumerate(
+              [("a", 1000, 0, 0.2, 0.1), ("a", 1040, 0, 0.4, 0.5), ("b", 2000, 0, 0.6, 0.99),
+               ("b", 2150, 0, 1.0, 1.0)])),
+    )  # fmt: skip
+    table = FIGURES["fidelity_by_condition"].table(rows)
+    assert set(table["measure"]) == {"recall", "mass"}  # no output error in these scores
+    own = table[table["measure"] == "recall"]
+    means = {
+        condition: part.set_index("value")["mean"].to_dict()
+        for condition, part in own.groupby("condition")
+    }
+    assert means == {
+        "length": pytest.approx({"1,020": 0.3, "2,075": 0.8}),
+        "depth": pytest.approx({"first": 0.2, "middle": 0.4, "last": 0.8}),
+        "task": pytest.approx({"a": 0.3, "b": 0.8}),
+    }
+    assert own[own["condition"] == "task"]["samples"].tolist() == [2, 2]
+    reading = FIGURES["fidelity_by_condition"].reading(table)
+    assert "fewest by depth: first (20.0 %); fewest by task: a (30.0 %)" in reading

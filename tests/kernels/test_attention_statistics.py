@@ -10,9 +10,9 @@ from indexer_kernels.attention_statistics import (
     attention_statistics,
     attention_statistics_reference,
     log_sum_exp,
-    shares_of_keys,
 )
 from indexer_kernels.operands import as_rows
+from indexer_kernels.streaming import shares_of_keys
 from indexer_kernels.topk import KernelError
 
 BACKENDS = ("triton", "torch")
@@ -109,7 +109,7 @@ def test_many_shares_of_keys_join(monkeypatch, device):
     """More shares than tiles that hold keys for a row: the empty ones add nothing."""
     queries, keys = operands(device, key=700)
     options = {"positions": torch.tensor([0, 300, 699], device=device), "scale": 0.3}
-    monkeypatch.setattr("indexer_kernels.attention_statistics.shares_of_keys", lambda *_, **__: 5)
+    monkeypatch.setattr("indexer_kernels.streaming.shares_of_keys", lambda *_, **__: 5)
     found = attention_statistics(queries, keys, backend="triton", **options)
     expected = attention_statistics_reference(queries, keys, **options)
     torch.testing.assert_close(found.lse, expected.lse, rtol=1e-6, atol=1e-5)

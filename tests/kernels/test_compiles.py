@@ -1,9 +1,11 @@
 """The kernels compile for Hopper: no GPU is needed for that, only Triton's own tools.
 
-They must use its matrix instruction, keep their reductions inside threads, and fit the 227 KiB of
-shared memory that a block may have; a launch on the GPU fails where they do not.
+They must use its matrix instruction, keep a tile's work inside threads, and fit the 227 KiB of
+shared memory that a block may have; a launch on the GPU fails where they do not. No interpreter
+shows any of that.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -12,88 +14,45 @@ from pathlib import Path
 import pytest
 
 KERNELS = Path(__file__).parents[2] / "kernels"
-CODE = """
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource, compile
-from indexer_kernels.attention_statistics import statistics_kernel
-from indexer_kernels.exact_topk import scoring_kernel
-from indexer_kernels.headsum_topk import headsum_kernel
-
-POINTERS = dict(queries="*bf16", keys="*bf16", positions="*i32", words="*i32",
-                tops="*i32", scale="fp32")
-EVEN = {"rows", "count", "batch_stride", "key_stride"}
-
-
-def build(kernel, constants, pointers, absent, warps=8, stages=3, fused=True, **others):
-    types, values, facts = {}, {}, {}
-    for place, name in enumerate(kernel.arg_names):
-        if name in constants or name in absent:
-            types[name], values[(place,)] = "constexpr", constants.get(name)
-        else:
-            types[name] = (POINTERS | others).get(name, "*fp32" if name in pointers else "i32")
-            if types[name].startswith("*") or name in EVEN:
-                facts[(place,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel, types, values, facts)
-    options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": fused}
-    made = compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-    ptx = made.asm["ptx"]
-    print(made.metadata.shared, ptx.count("wgmma.mma_async"), ptx.count("shfl"))
+PROGRAM = Path(__file__).with_name("compiling.py")
+SHARED = 227 * 1024
+# kernels of a tile of products, and how many shuffles their text may hold: a span's few, the join
+# of four lanes, but none for each of the tile's elements
+TILES = {
+    "maxima": 24, "maxima, d 576, causal": 24, "gate, causal": 24, "harvest": 4,
+    "harvest, causal": 24, "harvest, d 576": 4, "statistics": 24, "log-sum-exp, d 192": 24,
+}  # fmt: skip
+MATRIX = (*TILES, "storing, 64 rows", "head sum, d 192", "index scores, fp8", "sparse, MLA")
 
 
-tile = dict(chunk=128, block_m=128, block_n=128, window=0, group=16)
-build(scoring_kernel, dict(tile, dim=128, causal=False, mode="maxima"),
-      {"maxima"}, {"bounds", "words", "scores", "positions"})
-build(scoring_kernel, dict(tile, dim=128, causal=True, mode="gate"),
-      {"bounds"}, {"maxima", "scores"})
-build(scoring_kernel, dict(tile, dim=576, chunk=64, causal=True, mode="maxima"),
-      {"maxima"}, {"bounds", "words", "scores"})
-del tile["group"]
-build(headsum_kernel, dict(tile, dim=192, rest=64, causal=True), {"lse", "sums"}, set(), stages=2)
-tile.update(edge=True, causal=True, scaled=True, full=True, top1=True)
-parts = {"maxima", "sums", "moments"}
-build(statistics_kernel, dict(tile, dim=128, rest=0), parts, set(), stages=2)
-tile.update(scaled=False, full=False, top1=False, block_m=256)
-build(statistics_kernel, dict(tile, dim=192, rest=64), parts, {"moments", "tops"}, 16, 2)
-"""
-
-
-SEARCHES = """
-from indexer_kernels.selection import (
-    bound_kernel, cut_kernel, expand_kernel, key_norms_kernel, lower_bounds_kernel, rescore_kernel,
-)
-
-span = dict(block_m=128, block_n=128, window=0, causal=True)
-for many in (False, True):
-    build(bound_kernel, dict(span, group=16, block=8192, whole=True, many=many),
-          {"maxima", "bounds"}, set(), keys="i32")
-    for kth_only in (False, True):
-        build(cut_kernel, dict(block=4096, kth_only=kth_only, many=many),
-              {"values"}, set(), candidates="*i64", counts="*i32", chosen="*i64")
-for block, warps in ((256, 4), (2048, 16)):
-    build(expand_kernel, dict(span, block=block), set(), set(), warps,
-          candidates="*i64", counts="*i32", keys="i32")
-for dim, padded, block in ((128, 128, 64), (576, 1024, 8)):
-    wide = dict(dim=dim, padded=padded)
-    build(rescore_kernel, dict(wide, levels=padded.bit_length() - 1, block=block), set(), set(), 4,
-          fused=False, halves="*i32", counts="*i32")
-    build(key_norms_kernel, dict(wide, block=block), {"squares"}, set(), 4)
-    build(lower_bounds_kernel, dict(wide, block=1024), {"squares", "bounds"}, set(), 4,
-          relative="fp32", absolute="fp32", tiny="fp32", largest="fp32")
-"""
-
-
-def test_scoring_kernels_fit_hopper(tmp_path):
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
     pytest.importorskip("triton")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path)
-    program = f"import sys\nsys.path[:0] = {[str(KERNELS), *sys.path]!r}\n{CODE}{SEARCHES}"
+    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+    environment["PYTHONPATH"] = os.pathsep.join([str(KERNELS), *filter(None, sys.path)])
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    built = [[int(number) for number in line.split()] for line in done.stdout.splitlines()]
-    assert len(built) == 20, done.stderr[-2000:]
-    assert all(shared <= 227 * 1024 for shared, _, _ in built)
-    for _, wgmma, shuffles in built[:6]:
-        assert wgmma > 0
-        assert shuffles <= 24  # a span's few, none for each of the tile's elements
+        [sys.executable, PROGRAM], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {made["name"]: made for made in map(json.loads, done.stdout.splitlines())}
+
+
+def test_every_kernel_fits_a_block(compiled):
+    assert [name for name, made in compiled.items() if made["shared"] > SHARED] == []
+
+
+def test_products_take_the_matrix_instruction(compiled):
+    assert [name for name in MATRIX if compiled[name]["wgmma"] == 0] == []
+
+
+def test_nothing_is_exchanged_for_the_elements_of_a_tile(compiled):
+    assert [name for name, most in TILES.items() if compiled[name]["shuffles"] > most] == []
+
+
+def test_harvested_pairs_are_stored_from_registers(compiled):
+    """Two predicated stores a pair, a popc for its rank; the counts alone change their layout."""
+    made = compiled["harvest"]
+    assert made["scattered"] == 32
+    assert made["popc"] == 33
+    assert made["conversions"] == 1

@@ -4,20 +4,21 @@ import pytest
 import torch
 from torch import Tensor
 
-import indexer_kernels.exact_topk as module
-from indexer_kernels import selection
+from indexer_kernels import bound, deciding
 from indexer_kernels.backend import power_of_two
+from indexer_kernels.deciding import DESIGNS, answer, design_for
 from indexer_kernels.exact_topk import (
     Tally,
-    candidates,
-    capacity,
+    exact_support,
     exact_topk,
     exact_topk_reference,
-    group_size,
+    rows_topk,
 )
+from indexer_kernels.harvest import BAND_ROOM, harvest
 from indexer_kernels.kth_logit import kth_logit
 from indexer_kernels.operands import as_rows, visible
-from indexer_kernels.selection import Candidates
+from indexer_kernels.row_topk import largest_first
+from indexer_kernels.sample import expected_candidates, sampled_bounds, sampled_positions
 from indexer_kernels.topk import KernelError, topk
 
 INF = float("inf")
@@ -57,6 +58,16 @@ def summed(queries, keys, scale=1.0, positions=None, window=None):
     if positions is None:
         return logits
     return logits.masked_fill(~visible(positions, window, count), -INF)
+
+
+def by_design(design, queries, keys, k, tally=None, **options):
+    """exact_topk of one design, largest first"""
+    rows = as_rows(queries, keys, options.get("scale", 1.0), options.get("positions"),
+                   options.get("window"))  # fmt: skip
+    values, chosen = rows_topk(rows, k, tally=tally, design=design)
+    values, chosen = largest_first(values.view(-1, k), chosen.view(-1, k))
+    shape = (*queries.shape[:2], k)
+    return values.view(shape), chosen.view(shape)
 
 
 def check(queries, keys, k, tally=None, **options):
@@ -125,60 +136,103 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("k", [1, 6])
-def test_hard_rows_by_hand(name, k, device):
+@pytest.mark.parametrize("design", ["stored", "harvested", "certified"])
+def test_hard_rows_by_hand(k, design, device):
     """Logits set one by one: value and position must equal a stable descending sort."""
-    logits = SHAPES[name]
-    # queries [1, 1] and keys [key, 1] in dim 1: one product, no sum that could meet 0 * inf
-    queries = torch.ones(1, 1, 1, device=device)
-    keys = logits[None, :, None].to(device)
-    values, positions = exact_topk(queries, keys, k, backend="triton")
-    expected, order = logits.to(device).sort(descending=True, stable=True)
-    expected, order = expected[:k], order[:k].masked_fill(expected[:k] == -INF, -1)
-    assert torch.equal(values[0, 0], expected)
-    assert positions[0, 0].tolist() == order.tolist()
+    # a head a shape, in dim 1: one product, no sum that could meet 0 * inf
+    queries = torch.ones(len(SHAPES), 1, 1, device=device)
+    keys = torch.stack(list(SHAPES.values()))[..., None].to(device)
+    values, positions = by_design(design, queries, keys, k)
+    for head, (name, logits) in enumerate(SHAPES.items()):
+        expected, order = logits.to(device).sort(descending=True, stable=True)
+        expected, order = expected[:k], order[:k].masked_fill(expected[:k] == -INF, -1)
+        assert torch.equal(values[head, 0], expected), name
+        assert positions[head, 0].tolist() == order.tolist(), name
 
 
-def test_ties_beyond_the_capacity_are_repaired_and_counted(device):
+def test_ties_that_overrun_a_list_are_repaired_and_counted(device):
     tally = Tally()
-    queries, keys = one_hot(torch.stack([torch.zeros(300), ROWS]))
-    values, positions = exact_topk(
-        queries.to(device), keys.to(device), 4, backend="triton", tally=tally
-    )
-    assert positions[0].tolist() == [[0, 1, 2, 3], [299, 298, 297, 296]]
+    queries, keys = one_hot(torch.stack([torch.zeros(900), torch.arange(900.0)]))
+    values, positions = by_design("harvested", queries.to(device), keys.to(device), 4, tally)
+    assert positions[0].tolist() == [[0, 1, 2, 3], [899, 898, 897, 896]]
     assert values[0, 0].tolist() == [0.0] * 4
     assert (tally.rows, tally.repaired) == (2, 1)
 
 
-def test_a_row_without_its_certificate_is_not_trusted():
-    """In turn: proven, fewer than k above a bound, all of a short row, more than there is room."""
-    counts = torch.tensor([5, 3, 3, 9], dtype=torch.int32)
-    bounds = torch.tensor([1.0, 1.0, -INF, 1.0])
-    found = Candidates(torch.empty(4, 8, dtype=torch.int64), counts, bounds)
-    assert found.failed(4).tolist() == [False, True, False, True]
-
-
-def test_well_mixed_rows_need_no_repair(device):
+@pytest.mark.parametrize("design", DESIGNS)
+def test_well_mixed_rows_need_no_repair(design, device):
     tally = Tally()
-    check(*operands((1, 1, 4, 300, 16), device=device), 5, tally)
-    assert (tally.rows, tally.repaired) == (4, 0)
+    queries, keys = operands((1, 1, 2, 2000, 16), device=device)
+    values, at = by_design(design, queries, keys, 60, tally)
+    expected = topk(summed(queries, keys), 60)
+    assert torch.equal(values, expected[0])
+    assert torch.equal(at, expected[1])
+    assert (tally.rows, tally.repaired) == (2, 0)
 
 
-def test_candidates_are_few_on_mixed_data_and_bounded_on_any(device):
-    queries, keys = operands((1, 1, 4, 512, 16), device=device)
-    found = candidates(as_rows(queries, keys, 1.0, None, None), 8)
-    assert group_size(512, 8) == 16
-    assert (found.counts >= 8).all()
-    assert (found.counts <= 16 * 7 + 1).all()
+def test_the_gate_passes_about_as_many_keys_as_expected(device):
+    queries, keys = operands((1, 1, 8, 4000, 16), device=device)
+    rows = as_rows(queries, keys, 1.0, None, None)
+    found = harvest(rows, 40, sampled_bounds(rows, 40))
+    logits = (queries.float() @ keys.float().mT)[0]
+    passed = (logits >= found.bounds[:, None]).sum(-1)
+    assert (passed >= 40).all()
+    assert passed.float().mean() < 1.3 * expected_candidates(40)
+    pairs = (logits.view(8, -1, 2) >= found.bounds[:, None, None]).any(-1).sum(-1)
+    assert torch.equal(found.counts.sum(-1), pairs)
 
 
-def test_scratch_is_never_read_before_it_is_written(device, monkeypatch):
+def sampled_apart(inside, outside, device):
+    """Operands of one row whose sampled keys have one logit each and all others another."""
+    logits = outside + torch.arange(3000.0) * 1e-3
+    picks = sampled_positions(3000, torch.device("cpu"))
+    mixed = torch.randperm(len(picks), generator=torch.Generator().manual_seed(0))
+    logits[picks] = inside + mixed * 1e-3
+    return torch.ones(1, 1, 1, device=device), logits[None, :, None].to(device)
+
+
+@pytest.mark.parametrize(("inside", "outside"), [(50.0, 0.0), (0.0, 50.0)])
+def test_a_sample_that_misleads_is_found_out_and_repaired(inside, outside, device):
+    """In turn: the gate lies so high that too few pass, so low that the lists overrun."""
+    queries, keys = sampled_apart(inside, outside, device)
+    tally = Tally()
+    values, at = by_design("harvested", queries, keys, 40, tally)
+    expected, order = keys[0, :, 0].sort(descending=True, stable=True)
+    assert tally.repaired == 1
+    assert torch.equal(values[0, 0], expected[:40])
+    assert torch.equal(at[0, 0], order[:40])
+
+
+def test_a_band_that_overruns_is_repaired(device):
+    """More equal keys at the cut than a row has room for near it, though the lists hold them."""
+    logits = torch.arange(9000.0)
+    logits[0::10] = 8500.5  # 900 equal keys under 450 larger ones
+    tally = Tally()
+    queries, keys = torch.ones(1, 1, 1, device=device), logits[None, :, None].to(device)
+    values, at = by_design("harvested", queries, keys, 1000, tally)
+    expected, order = logits.sort(descending=True, stable=True)
+    assert BAND_ROOM < 900
+    assert tally.repaired == 1
+    assert torch.equal(values[0, 0].cpu(), expected[:1000])
+    assert torch.equal(at[0, 0].cpu(), order[:1000])
+
+
+def test_few_or_short_rows_are_stored_and_the_rest_is_harvested():
+    def rows(count, keys):
+        return as_rows(torch.zeros(1, count, 1), torch.zeros(1, keys, 1), 1.0, None, None)
+
+    assert design_for(rows(64, 131072), 2048) == "stored"
+    assert design_for(rows(1000, 9000), 2048) == "stored"
+    assert design_for(rows(1000, 131072), 2048) == "harvested"
+
+
+@pytest.mark.parametrize("design", ["stored", "harvested"])
+def test_scratch_is_never_read_before_it_is_written(design, device, monkeypatch):
     """Every buffer starts as garbage: NaN, or the worst integer."""
 
     def dirty(*shape, dtype=torch.float32, device=None):
-        if dtype == torch.bool:
-            return torch.ones(shape, dtype=dtype, device=device)
+        shape = shape[0] if isinstance(shape[0], tuple) else shape
         worst = float("nan") if dtype.is_floating_point else torch.iinfo(dtype).max
         return torch.full(shape, worst, dtype=dtype, device=device)
 
@@ -186,53 +240,73 @@ def test_scratch_is_never_read_before_it_is_written(device, monkeypatch):
     positions = torch.tensor([5, 130, 299], device=device)
     expected = exact_topk_reference(queries, keys, 6, positions=positions)
     monkeypatch.setattr(torch, "empty", dirty)
-    values, at = exact_topk(queries, keys, 6, positions=positions, backend="triton")
+    values, at = by_design(design, queries, keys, 6, positions=positions)
     torch.testing.assert_close(values, expected[0])
     assert torch.equal(at, expected[1])
 
 
-def test_small_workspace_changes_nothing(device):
-    queries, keys = operands((2, 2, 18, 130, 16), device=device)
-    whole = exact_topk(queries, keys, 3, backend="triton")
-    parts = exact_topk(queries, keys, 3, backend="triton", workspace=1)
+@pytest.mark.parametrize("design", ["stored", "harvested"])
+def test_small_workspace_changes_nothing(design, device):
+    queries, keys = operands((1, 1, 18, 130, 16), device=device)
+    rows = as_rows(queries, keys, 1.0, None, None)
+    whole = rows_topk(rows, 3, design=design)
+    parts = rows_topk(rows, 3, design=design, workspace=1)
     assert torch.equal(whole[0], parts[0])
     assert torch.equal(whole[1], parts[1])
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_logits_are_the_written_sum_bit_for_bit(case, dtype, device):
-    """Set, order and values, on every path: gated, all keys of a short row, and k-th alone."""
+@pytest.mark.parametrize(
+    ("design", "dtype"), [("stored", torch.float32), ("harvested", torch.bfloat16)]
+)
+def test_logits_are_the_written_sum_bit_for_bit(case, design, dtype, device):
+    """Set, order and values, on every path, and the k-th alone."""
     shape, k, options = CASES[case]
     if "positions" in options:
         options = {**options, "positions": torch.tensor(options["positions"], device=device)}
     queries, keys = operands(shape, dtype, device=device)
-    values, positions = exact_topk(queries, keys, k, backend="triton", **options)
+    values, positions = by_design(design, queries, keys, k, **options)
     expected, at = topk(summed(queries, keys, **options), k)
     assert torch.equal(values, expected)
     assert torch.equal(positions, at)
-    last = kth_logit(queries, keys, k, backend="triton", **options)
-    assert torch.equal(last, values[..., -1])
+    rows = as_rows(queries, keys, options.get("scale", 1.0), options.get("positions"),
+                   options.get("window"))  # fmt: skip
+    last = torch.full(rows.shape[:2], float("nan"), device=device)
+    answer(rows, k, None, last, design=design)
+    assert torch.equal(last.view(values.shape[:2]), values[..., -1])
 
 
-def test_a_repaired_row_has_the_same_bits(device, monkeypatch):
-    queries, keys = operands((1, 1, 3, 400, 40), torch.float32, device=device)
-    gated = exact_topk(queries, keys, 6, backend="triton")
-    monkeypatch.setattr(module, "capacity", lambda *_: 3)
-    tally = Tally()
-    repaired = exact_topk(queries, keys, 6, backend="triton", tally=tally)
-    assert tally.repaired == 3
-    assert torch.equal(gated[0], repaired[0])
-    assert torch.equal(gated[1], repaired[1])
+def test_the_support_alone_is_the_same_set(device):
+    queries, keys = operands((4, 2, 3, 300, 16), device=device)
+    support = exact_support(queries, keys, 9, backend="triton")
+    expected = exact_topk(queries, keys, 9, backend="triton")[1]
+    assert torch.equal(support.sort(-1).values, expected.sort(-1).values)
+    reference = exact_support(queries, keys, 9, backend="torch")
+    assert torch.equal(reference.sort(-1).values, expected.sort(-1).values)
 
 
+def every_row_lost(monkeypatch, design):
+    """The design's answers are all refused."""
+
+    def fill(rows, k, chosen, values, failed):
+        failed.fill_(1)
+
+    made = DESIGNS[design]
+    monkeypatch.setitem(deciding.DESIGNS, design, type(made)(fill, made.bytes_of, made.valued))
+
+
+@pytest.mark.parametrize("lost", [["harvested"], ["harvested", "stored"]])
 @pytest.mark.parametrize("window", [None, 70])
-def test_a_repair_sees_what_each_row_sees(window, device, monkeypatch):
-    queries, keys = operands((2, 1, 4, 300, 16), device=device)
-    positions = torch.tensor([0, 5, 130, 299], device=device)
-    monkeypatch.setattr(module, "capacity", lambda *_: 1)
-    values, at = exact_topk(queries, keys, 6, positions=positions, window=window, backend="triton")
-    expected = topk(summed(queries, keys, positions=positions, window=window), 6)
+def test_a_repaired_row_has_the_same_bits(lost, window, device, monkeypatch):
+    """From stored logits, and where those may overflow from written sums; each row sees its own."""
+    queries, keys = operands((2, 1, 4, 300, 40), torch.float32, device=device)
+    options = {"positions": torch.tensor([0, 5, 130, 299], device=device), "window": window}
+    expected = topk(summed(queries, keys, **options), 6)
+    for design in lost:
+        every_row_lost(monkeypatch, design)
+    tally = Tally()
+    values, at = by_design("harvested", queries, keys, 6, tally, **options)
+    assert tally.repaired == 8
     assert torch.equal(values, expected[0])
     assert torch.equal(at, expected[1])
 
@@ -243,19 +317,21 @@ def test_the_gate_passes_what_another_order_of_addition_may_lift(device):
     queries[..., 0::2], queries[..., 1::2] = 3e3, -3e3
     keys[..., 1::2] = keys[..., 0::2]
     keys[..., 5] += torch.rand(1, 512, device=device) * 1e-3
-    values, at = exact_topk(queries, keys, 8, backend="triton")
     expected = topk(summed(queries, keys), 8)
-    assert torch.equal(values, expected[0])
-    assert torch.equal(at, expected[1])
+    for design in DESIGNS:
+        values, at = by_design(design, queries, keys, 8)
+        assert torch.equal(values, expected[0])
+        assert torch.equal(at, expected[1])
 
 
 @pytest.mark.parametrize("large", [INF, -INF, 3e38])
-def test_operands_beyond_the_error_bound_are_repaired(large, device):
+@pytest.mark.parametrize("design", ["stored", "harvested"])
+def test_operands_beyond_the_error_bound_are_repaired(large, design, device):
     queries, keys = operands((1, 1, 3, 300, 16), torch.float32, device=device)
     queries[..., 0] = queries[..., 0].abs() + 0.5
     keys[0, 7::50, 0] = large
     tally = Tally()
-    values, at = exact_topk(queries, keys, 4, backend="triton", tally=tally)
+    values, at = by_design(design, queries, keys, 4, tally)
     expected = topk(summed(queries, keys), 4)
     assert tally.repaired == 3
     assert torch.equal(values, expected[0])
@@ -265,23 +341,18 @@ def test_operands_beyond_the_error_bound_are_repaired(large, device):
 @pytest.mark.parametrize("small", [1e-18, 1e-25, 1e-36])
 def test_squares_that_underflow_lower_the_gate_all_the_same(small, device):
     queries, keys = operands((1, 1, 3, 300, 24), torch.float32, device=device)
-    values, at = exact_topk(queries * small, keys, 5, backend="triton")
     expected = topk(summed(queries * small, keys), 5)
-    assert torch.equal(values, expected[0])
-    assert torch.equal(at, expected[1])
-
-
-def test_room_for_candidates_follows_the_workspace():
-    assert capacity(1, 131072, 100, 1 << 30) == 1600  # every exceedance and every tie
-    assert capacity(8192, 131072, 2048, 800 << 20) == 4 * 2048
-    assert capacity(2, 3000, 100, 1) == 4 * 100
+    for design in ("stored", "harvested"):
+        values, at = by_design(design, queries * small, keys, 5)
+        assert torch.equal(values, expected[0])
+        assert torch.equal(at, expected[1])
 
 
 def test_few_rows_search_as_many_do(device, monkeypatch):
     """Three thresholds a step or one: the same answer."""
     queries, keys = operands((1, 1, 4, 600, 16), device=device)
     three = exact_topk(queries, keys, 9, backend="triton")
-    monkeypatch.setattr(selection, "FEW_ROWS", 0)
+    monkeypatch.setattr(bound, "FEW_ROWS", 0)
     one = exact_topk(queries, keys, 9, backend="triton")
     assert torch.equal(three[0], one[0])
     assert torch.equal(three[1], one[1])
@@ -348,6 +419,9 @@ def test_input_that_cannot_be_answered_is_named(message):
         ((1, 1, 3, 1 << 20, 128), 8192),
         ((1, 1, 1, 131072, 128), 2048),
         ((4, 4, 65, 5000, 64), 4999),
+        ((1, 1, 1030, 66000, 128), 2048),  # harvested, as the next
+        ((4, 2, 300, 70001, 64), 1000),
+        ((1, 1, 700, 50000, 576), 500),
     ],
 )
 @pytest.mark.parametrize("causal", [False, True])
@@ -384,6 +458,38 @@ def test_large_shapes(shape, k, causal):
     assert torch.equal(last, values[..., -1])
     again = exact_topk(queries, keys, k, scale=0.1, positions=positions)[1]
     assert torch.equal(at, again)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize("causal", [False, True])
+def test_every_design_at_length(design, causal):
+    """Causal rows see 1 to all keys; the same bits from each design, and no repair but where few
+    groups are seen or, in the landed design, fewer than k."""
+    queries, keys = operands((2, 1, 700, 60000, 128), device="cuda")
+    positions = torch.linspace(0, 59999, 700, device="cuda").long() if causal else None
+    tally = Tally()
+    values, at = by_design(design, queries, keys, 2048, tally, scale=0.1, positions=positions)
+    expected = by_design("stored", queries, keys, 2048, scale=0.1, positions=positions)
+    assert torch.equal(values, expected[0])
+    assert torch.equal(at, expected[1])
+    assert design == "certified" or tally.repaired == 0 or (causal and tally.repaired < 100)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", [1, 64])
+def test_a_graph_of_few_rows_answers_for_new_operands(rows):
+    queries, keys = operands((1, 1, rows, 131072, 128), device="cuda")
+    exact_topk(queries, keys, 2048, ordered=False)  # compiled before the capture
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        values, at = exact_topk(queries, keys, 2048, ordered=False)
+    keys.copy_(operands((1, 1, rows, 131072, 128), seed=1, device="cuda")[1])
+    graph.replay()
+    expected = exact_topk(queries, keys, 2048, ordered=False)
+    assert torch.equal(at.sort(-1).values, expected[1].sort(-1).values)
+    assert torch.equal(values.sort(-1).values, expected[0].sort(-1).values)
 
 
 @pytest.mark.gpu

@@ -1,9 +1,17 @@
 """lightning_topk against the reference, bfloat16 and fp8."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from indexer_kernels.lightning_topk import FP8, lightning_topk, lightning_topk_reference
+from indexer_kernels.lightning_topk import (
+    FP8,
+    IndexScoring,
+    IndexShape,
+    lightning_topk,
+    lightning_topk_reference,
+)
 from indexer_kernels.topk import KernelError
 
 CASES = {
@@ -43,6 +51,18 @@ def test_equals_the_reference(case, scaled, device):
     close = (expected[:, 1:] - expected[:, :-1]).abs() < 1e-4
     pad = torch.zeros_like(close[:, :1])
     assert ((positions == at) | torch.cat([close, pad], 1) | torch.cat([pad, close], 1)).all()
+
+
+@pytest.mark.parametrize("shape", [IndexShape(128, 256, 8, 3), IndexShape(64, 32, 4, 2)])
+def test_other_cuts_give_the_same_scores_and_their_maxima(shape, device):
+    queries, keys, weights = operands((8, 3, 200, 32), torch.float32, device)
+    swapped = queries.transpose(0, 1).contiguous()
+    scoring = IndexScoring(swapped, keys, weights, 0.2, None, True, None, None, False)
+    expected = scoring.scores(slice(0, 3))
+    scores, maxima, group = replace(scoring, shape=shape).with_maxima(slice(0, 3))
+    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
+    padded = torch.nn.functional.pad(scores, (0, -200 % group), value=-float("inf"))
+    assert torch.equal(maxima, padded.view(3, -1, group).amax(-1))
 
 
 @pytest.mark.parametrize("backend", ["triton", "torch"])

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from indexer_kernels import selection
-from indexer_kernels.exact_topk import Tally
-from indexer_kernels.row_topk import row_topk, stored_candidates
+from indexer_kernels import row_select
+from indexer_kernels import row_topk as module
+from indexer_kernels.operands import Tally
+from indexer_kernels.row_topk import row_topk
 from indexer_kernels.topk import KernelError
 
 
@@ -37,27 +38,37 @@ def test_equals_a_stable_sort(name, k, device):
 
 
 @pytest.mark.parametrize("name", ["mixed", "tied", "ramps"])
-def test_segments_of_a_row_change_nothing(name, device, monkeypatch):
-    """Segments gather their candidates side by side; together they are in position order."""
-    scores = rows(name, 333).to(device)
+def test_steps_of_a_row_change_nothing(name, device, monkeypatch):
+    """Candidates gathered a few at a time are those gathered at once, and in the same order."""
+    scores = rows(name, 1333).to(device)
     whole = row_topk(scores, 6, ordered=False, backend="triton")
-    monkeypatch.setattr(selection, "SEGMENT", 32)
+    monkeypatch.setattr(row_select, "GATHERED", 32)
+    monkeypatch.setattr(row_select, "REST", 16)
     parts = row_topk(scores, 6, ordered=False, backend="triton")
     assert torch.equal(whole[0], parts[0])
     assert torch.equal(whole[1], parts[1])
 
 
-def test_candidates_are_few_on_mixed_rows(device):
-    """The bound uses the maximum of each group: about 1.15 k keys reach it, not 16 k."""
-    found, _ = stored_candidates(rows("mixed", 512).to(device), 8)
-    assert (found.counts >= 8).all()
-    assert (found.counts <= 24).all()
+@pytest.mark.parametrize("name", ["mixed", "tied", "infinite"])
+def test_rows_of_more_groups_than_stay_in_registers(name, device, monkeypatch):
+    monkeypatch.setattr("indexer_kernels.bound.RESIDENT", 16)
+    monkeypatch.setattr(row_select, "REST", 16)
+    scores = rows(name, 1333).to(device)
+    values, positions = row_topk(scores, 30, backend="triton")
+    expected, order = stable(scores, 30)
+    assert torch.equal(values, expected)
+    assert torch.equal(positions, order)
 
 
-def test_repairs_are_counted(device):
+def test_candidates_beyond_their_room_are_repaired_and_counted(device, monkeypatch):
     tally = Tally()
-    row_topk(rows("constant", 333).to(device), 3, backend="triton", tally=tally)
-    assert (tally.rows, tally.repaired) == (2, 2)
+    monkeypatch.setattr(module, "candidate_room", lambda keys, k: 20)
+    scores = torch.cat([rows("constant", 333), rows("mixed", 333)]).to(device)
+    values, positions = row_topk(scores, 3, backend="triton", tally=tally)
+    expected, order = stable(scores, 3)
+    assert (tally.rows, tally.repaired) == (5, 2)
+    assert torch.equal(values, expected)
+    assert torch.equal(positions, order)
 
 
 def test_nan_is_refused(device):

@@ -1,20 +1,23 @@
 """`indexer-lab capture` on small random models, through to scores and figures."""
 
+import base64
 import hashlib
+import io
 import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from transformers import (
     DeepseekV32Config,
     DeepseekV32ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
 )
 
 from indexer_lab.cli import main
@@ -29,7 +32,7 @@ def run(*words):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Folders of random models: `dsa` with an indexer, `llama` without, `gpt2` unknown."""
+    """Folders of random models: `dsa` with an indexer, `llama` without, `mamba` no attention."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     shape = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -45,9 +48,8 @@ def models(tmp_path_factory):
     with torch.no_grad():
         llama.model.layers[1].self_attn.q_proj.weight[0, 0] = torch.nan
     llama.save_pretrained(folder / "broken")
-    GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2)).save_pretrained(
-        folder / "gpt2"
-    )
+    mamba = MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1)
+    MambaForCausalLM(mamba).save_pretrained(folder / "mamba")
     return folder
 
 
@@ -107,6 +109,38 @@ def test_the_native_selection_is_what_lightning_finds(models, prompts, tmp_path)
         assert rows["lightning"][stat] == pytest.approx(rows["native"][stat])
 
 
+def test_an_engine_that_answers_with_the_captured_tokens_is_imported(models, prompts, tmp_path):
+    """The whole way of a port: capture, the engine's response as vLLM spells it, import, score."""
+    taken = tmp_path / "c"
+    assert run("capture", "--model", models / "dsa", "--prompts", prompts, "--positions", "all",
+               "-o", taken).exit_code == 0  # fmt: skip
+    capture = open_capture(taken)
+    given = [json.loads(line)["input_ids"] for line in prompts.read_text().splitlines()]
+    lines = []
+    for sample, ids in zip(capture.samples, given, strict=True):
+        layers = [capture.record(sample, layer).indexer.native[0] for layer in capture.layers]
+        stream = io.BytesIO()
+        np.save(stream, torch.stack(layers, dim=1).numpy().astype(np.int32))
+        text = base64.b64encode(stream.getvalue()).decode()
+        choice = {"indexer_topk": text, "prompt_token_ids": ids}
+        usage = {"prompt_tokens": len(ids), "completion_tokens": 1}
+        lines.append(json.dumps({"choices": [choice], "usage": usage}))
+    (tmp_path / "vllm.jsonl").write_text("\n".join(lines))
+    assert run("import-selection", taken, tmp_path / "vllm.jsonl").exit_code == 0
+    label = f"recorded:{taken / 'selections' / 'vllm.safetensors'}"
+    done = run("score", taken, "--selector", "native", "--selector", label, "--budget", 8,
+               "-o", tmp_path / "scores")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    same = ("--against", tmp_path / "scores", "--against-selector", "native", "--selector", label)
+    assert run("check", tmp_path / "scores", *same).exit_code == 0
+    wrong = lines[0].replace(f"[{given[0][0]}, ", f"[{(given[0][0] + 1) % 64}, ")
+    assert wrong != lines[0]
+    (tmp_path / "other.jsonl").write_text("\n".join([wrong, lines[1]]))
+    done = run("import-selection", taken, tmp_path / "other.jsonl")
+    assert done.exit_code == 2
+    assert "its token ids are not those of sample 'one'" in done.stderr
+
+
 def test_a_real_process_and_a_second_run_give_the_same_capture(models, prompts, tmp_path):
     words = ["capture", "--model", str(models / "dsa"), "--prompts", str(prompts)]
     assert run(*words, "-o", tmp_path / "a").exit_code == 0
@@ -158,7 +192,7 @@ def test_a_full_disk_is_known_before_the_layer_is_written(models, prompts, tmp_p
     ("change", "complaint"),
     [
         (["--model", "needle-das"], "unknown model 'needle-das': did you mean 'needle-dsa'?"),
-        (["--model", "{models}/gpt2"], "gpt2"),
+        (["--model", "{models}/mamba"], "no probe for model type 'mamba'"),
         (["--model", "{models}/nothing"], "nothing"),
         (["--layers", "0,2"], "layers 0 to 1"),
         (["--positions", "first:3"], "--positions 'first:3'"),

@@ -248,7 +248,7 @@ def test_a_full_disk_ends_with_three_and_loses_nothing(capture_folder, tmp_path,
 
     def full(source, target):
         calls.append(target)
-        if len(calls) == 3:  # run.json, one part, then the disk is full
+        if len(calls) == 4:  # run.json, origin.json, one part, then the disk is full
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(source, target)
 

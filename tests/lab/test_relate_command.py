@@ -58,7 +58,7 @@ def test_answers_are_printed_and_written(folders):
     assert done.exit_code == 0, done.output
     assert "prompts: 12, pairs: 36" in done.output
     assert "p_holm is corrected for the" in done.output
-    names = {"run.json", "pairs.csv", "swaps.csv", "relations.csv", "predictors.csv",
+    names = {"run.json", "origin.json", "pairs.csv", "swaps.csv", "relations.csv", "predictors.csv",
              "thresholds.csv"}  # fmt: skip
     assert {path.name for path in out.iterdir()} == names
     relations = pd.read_csv(out / "relations.csv")

@@ -102,5 +102,17 @@ def test_a_full_disk_is_told_and_keeps_what_stood(tmp_path, monkeypatch):
     assert [entry.name for entry in tmp_path.iterdir()] == ["manifest.json"]
 
 
+def test_a_full_disk_is_told_when_safetensors_says_so(tmp_path):
+    """The library raises an error of its own, with the system's only in its words."""
+    from safetensors import SafetensorError
+
+    said = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with pytest.raises(OutOfRoom, match="the disk is full"), written(tmp_path / "a"):
+        raise SafetensorError(said)
+    with pytest.raises(SafetensorError, match="share memory"), written(tmp_path / "a"):
+        raise SafetensorError("Some tensors share memory")
+    assert not list(tmp_path.iterdir())
+
+
 def test_free_room_of_a_folder_that_does_not_exist_yet(tmp_path):
     assert free_bytes(tmp_path / "a" / "b") > 0

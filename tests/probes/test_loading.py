@@ -98,7 +98,7 @@ def test_offline_mode_is_named_as_the_reason(monkeypatch: pytest.MonkeyPatch) ->
         ("[]", "cannot read the configuration"),
         ("{}", "names no model_type"),
         ('{"model_type": "lama"}', r"'lama' \(nearest: llama\); known are"),
-        ('{"model_type": "gpt2"}', "no probe for model type 'gpt2'"),
+        ('{"model_type": "mamba"}', "no probe for model type 'mamba'"),
     ],
 )
 def test_a_configuration_that_cannot_be_used(folder: Path, text: str, message: str) -> None:

@@ -10,7 +10,7 @@ from indexer_lab.selectors import selector
 from indexer_lab.selectors.faiss_grow import Growing
 from indexer_lab.selectors.faiss_index import Faiss
 from indexer_lab.selectors.following import follower
-from indexer_probes.records import LayerRecord, MaskRule, PlainKeys
+from indexer_probes.records import LatentKeys, LayerRecord, MaskRule, PlainKeys
 
 pytest.importorskip("faiss")
 
@@ -121,3 +121,54 @@ def test_an_index_that_moved_on_is_not_asked_again():
         ranker.top(4)
     with pytest.raises(InputError, match="cannot go back to position 59"):
         one.fit(forward(whole, PROMPT - 1, PROMPT))
+
+
+CONTENT = (
+    *("quest:page=8", "block_mean:block=8", "hierarchical:block=8", "sparq:channels=4"),
+    *("loki:rank=4", "double_sparsity:channels=4", "double_sparsity:channels=4,by=k"),
+)
+
+
+@pytest.mark.parametrize("spelled", CONTENT)
+@pytest.mark.parametrize("window", [None, 20])
+def test_many_queries_in_one_forward_pick_what_they_pick_step_by_step(spelled, window):
+    made, whole = selector(spelled), sequence(window=window)
+    one = follower(made)
+    single = torch.cat(steps(one, whole), dim=1)
+    many = forward(whole, PROMPT - 1, PROMPT + STEPS)
+    assert torch.equal(follower(made).fit(many).top(7), single)
+    assert torch.equal(one.again().fit(many).top(7), single)
+
+
+@pytest.mark.parametrize("spelled", ["loki:rank=4", "double_sparsity:channels=4"])
+def test_a_prompt_is_calibrated_on_once_and_without_what_follows(spelled, monkeypatch):
+    made, whole = selector(spelled), sequence()
+    seen = []
+    calibrate = type(made).calibrate
+    monkeypatch.setattr(
+        type(made),
+        "calibrate",
+        lambda self, record: seen.append((record.rows, record.length)) or calibrate(self, record),
+    )
+    one = follower(made)
+    for each in (one, one.again()):
+        steps(each, whole)
+    follower(made).fit(forward(whole, PROMPT - 1, PROMPT + STEPS))
+    follower(made).fit(forward(whole, 0, PROMPT))
+    assert seen == [(1, PROMPT), (1, PROMPT), (PROMPT, PROMPT)]
+
+
+def test_latent_keys_are_calibrated_on_the_prompts():
+    draw = torch.Generator().manual_seed(1)
+    latent = torch.randn(PROMPT + STEPS, 6, generator=draw)
+    rope = torch.randn(PROMPT + STEPS, 4, generator=draw)
+    keys = LatentKeys(latent, rope, torch.randn(4, 12, 6, generator=draw))
+    queries = torch.randn(4, STEPS, 16, generator=draw)
+    positions = torch.arange(PROMPT, PROMPT + STEPS)
+    record = LayerRecord(0, queries, keys, positions, 0.25)
+    prompt = LatentKeys(latent[: PROMPT + 1], rope[: PROMPT + 1], keys.up_keys)
+    made = selector("loki:rank=4")
+    basis = made.calibrate(LayerRecord(0, queries[:, :1], prompt, positions[:1], 0.25))
+    expected = made.fitted(record, basis).top(7)
+    assert torch.equal(follower(made).fit(record).top(7), expected)
+    assert not torch.equal(made.fit(record).top(7), expected)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from indexer_probes.errors import ProbeError
 from indexer_probes.records import Entries, LatentKeys, Layout, MaskRule, PlainKeys
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ class AttentionCall:
     keys:      [1, kv_head, key, dim], after RoPE, those of a cache included.
     values:    [1, kv_head, key, value_dim]
     scale:     factor on q.k
-    indices:   int [set, query, k], the tokens of the native selection, negative where it has
-               fewer; None for a dense layer.
+    indices:   int [set, query, k], the native selection, negative where it has fewer; None for a
+               dense layer.
+    width:     neighbouring tokens that each index stands for.
     extra:     what else the model handed over, for its own eager function.
     sequence:  which sequence of the model's batch this is.
     kept:      bool [1, query, key], all that the model lets each query see where it folds its
@@ -46,6 +48,7 @@ class AttentionCall:
     sequence: int = 0
     kept: Tensor | None = None
     entries: int = 0
+    width: int = 1
 
     @property
     def length(self) -> int:
@@ -114,6 +117,11 @@ class Family:
 
         return SumWatch(layer)
 
+    def turns(self, indexer: nn.Module) -> Tensor | None:
+        """float32 [pair]: what one position turns each rotary pair of the indexer's vectors by,
+        radians; None where its pairs are not halves of its first dimensions."""
+        return None
+
     def layout(self, attention: Attention, indexer: nn.Module) -> Layout | None:
         """What the indexer's units mean; None where they are tokens."""
         return None
@@ -152,3 +160,21 @@ class Family:
 def own(tensor: Tensor) -> Tensor:
     """A detached, contiguous copy that holds no activation alive."""
     return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """A linear layer's weight where the layer computes, also while accelerate keeps it elsewhere;
+    under tensor parallelism this process's part of it."""
+    weight: Any = module.weight
+    if weight.is_meta:
+        hook: Any = getattr(module, "_hf_hook", None)
+        kept = getattr(hook, "weights_map", None)
+        if kept is None:
+            raise ProbeError("a projection's weight is on the meta device and nobody keeps it")
+        return kept["weight"].to(hook.execution_device)
+    return local(weight)
+
+
+def local(tensor: Any) -> Tensor:
+    """This process's part of a tensor that tensor parallelism spreads; any other as it is."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

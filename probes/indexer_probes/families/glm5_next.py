@@ -13,6 +13,7 @@ from indexer_probes.records import Layout
 class Glm5Next(Latent):
     reads_mask = False
     folds = True
+    selects_units = True
 
     def layout(self, attention: Attention, indexer: nn.Module) -> Layout:
         return Layout(tail=bool(indexer.index_kpool_always_select_tail))

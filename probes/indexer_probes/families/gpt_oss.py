@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from indexer_probes.families.base import Attention, Family
+from indexer_probes.families.base import Attention, Family, local
 from indexer_probes.records import MaskRule
 
 
 class GptOss(Family):
     def mask(self, attention: Attention) -> MaskRule:
-        sinks = attention.sinks.detach().float().clone()
+        sinks = local(attention.sinks).detach().float().clone()
         return MaskRule(window=attention.sliding_window, sinks=sinks)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from indexer_probes.families.base import Attention, AttentionCall, Family, own
+from indexer_probes.families.base import Attention, AttentionCall, Family, local, own, weight_of
 from indexer_probes.records import LatentKeys, MaskRule, PlainKeys
 
 
@@ -43,7 +43,7 @@ class Latent(Family):
         sinks = getattr(attention, "sinks", None)
         return MaskRule(
             window=getattr(attention, "sliding_window", None),
-            sinks=None if sinks is None else sinks.detach().float().clone(),
+            sinks=None if sinks is None else local(sinks).detach().float().clone(),
         )
 
     def indexer(self, attention: Attention) -> nn.Module | None:
@@ -70,6 +70,6 @@ class Latent(Family):
 def _split(attention: Attention) -> tuple[Tensor, Tensor]:
     """[head, nope_dim, rank] and [head, value_dim, rank] of the shared up-projection."""
     nope, value = attention.qk_nope_head_dim, attention.v_head_dim
-    weight = attention.kv_b_proj.weight
+    weight = weight_of(attention.kv_b_proj)
     by_head = weight.view(-1, nope + value, weight.shape[-1])
     return by_head[:, :nope], by_head[:, nope:]

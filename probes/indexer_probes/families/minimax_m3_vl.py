@@ -38,11 +38,7 @@ class MiniMaxM3(Family):
         blocks = call.extra.get("block_indices")
         if blocks is None:
             return call
-        size = int(call.attention.indexer.block_size)
-        spans = units.tiled(call.length, size, whole=False, device=blocks.device)
-        tokens = units.members(spans)[blocks[0].clamp(min=0)]  # (set, query, block, width)
-        tokens = tokens.masked_fill((blocks[0] < 0)[..., None], -1)
-        return replace(call, indices=tokens.flatten(-2))
+        return replace(call, indices=blocks[0], width=int(call.attention.indexer.block_size))
 
 
 FAMILY = MiniMaxM3("grouped key heads, native indexer over blocks for each, local blocks forced")

@@ -1,0 +1,1 @@
+"""Finished folders in, one HTML file out: readable offline, without this repository."""

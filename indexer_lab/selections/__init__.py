@@ -1,0 +1,1 @@
+"""Selections that a serving engine made, read and fitted to a capture."""
