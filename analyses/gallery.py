@@ -87,7 +87,13 @@ def _all_told(folder: Path, figures: dict[str, Any], verdicts: dict[str, Any]) -
         digest = hashlib.sha256((folder / f"{name}.csv").read_bytes()).hexdigest()
         if digest != found["sha256"]["csv"]:
             raise InputError(f"{folder / name}.csv is not what was plotted: draw {name} again")
+    owners: dict[str, str] = {}
     for name, found in verdicts.items():
+        for figure in found["figures"]:
+            other = owners.setdefault(figure, name)
+            if other != name:
+                raise InputError(f"{other} and {name} both draw {figure}: one has overwritten the "
+                                 "other; give one of them another stem")  # fmt: skip
         unknown = set(found["figures"]) - set(figures)
         if unknown:
             raise InputError(f"{name}.json shows {min(unknown)!r}, which has no record: run "

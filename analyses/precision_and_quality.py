@@ -170,7 +170,7 @@ def judge(rows: pd.DataFrame, budget: int, seed: int = 0) -> Verdict:
     deciding = {key: trend for key, trend in trends.items() if key[1].keep == "uniform"}
     sentence = (
         f"On {budget} keys, exact ones kept at random, the rank correlation of precision and "
-        f"quality is {_told(deciding)}. For {SHARE:.0%} of full quality the precision must be "
+        f"quality is {_told(deciding)}. Precision that {SHARE:.0%} of full quality needs: "
         f"{_told(needs)}. Lost besides: {'; '.join(f'{n.name}: {n}' for n in effects)}."
     )
     caveats = ("One model and one budget; with other budgets quality breaks elsewhere.",)

@@ -55,9 +55,18 @@ def test_a_page_tells_verdict_numbers_figures_and_commands(tmp_path):
     assert "<b>" not in text.replace("\\<b\\>", "")
 
 
+def test_two_scripts_never_share_a_figure(tmp_path):
+    for name in SCRIPTS[:2]:
+        a_gallery(tmp_path, name)
+    with pytest.raises(InputError, match="both draw one"):
+        page(tmp_path)
+
+
 def test_verdicts_stand_in_the_order_of_the_study(tmp_path):
     for name in (SCRIPTS[1], SCRIPTS[0]):
         a_gallery(tmp_path, name)
+    path = tmp_path / f"{SCRIPTS[1]}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "figures": []}))
     text = page(tmp_path)
     assert text.index(f"{SCRIPTS[0]}_table") < text.index(f"{SCRIPTS[1]}_table")
 

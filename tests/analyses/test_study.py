@@ -101,11 +101,12 @@ def test_a_record_holds_what_the_verdict_rests_on(tmp_path, capsys):
     assert "Undecided here. Too few prompts." in capsys.readouterr().out
 
 
-def test_a_table_never_takes_the_place_of_a_figures_numbers(tmp_path):
+@pytest.mark.parametrize("figure", ["a_claim_x", "a_claim"])
+def test_neither_table_nor_verdict_takes_the_place_of_a_figures_files(tmp_path, figure):
     asked = ask(SCRIPT, None, ["-o", str(tmp_path)])
     verdict = Verdict(Finding.UNDECIDED, "")
-    answer = Answer(verdict, {"x": pd.DataFrame({"a": [1]})}, ("a_claim_x",))
-    with pytest.raises(ValueError, match="a_claim_x"):
+    answer = Answer(verdict, {"x": pd.DataFrame({"a": [1]})}, (figure,))
+    with pytest.raises(ValueError, match=f"'{figure}'"):
         publish(SCRIPT, asked, answer, 1.0)
     assert not list(tmp_path.iterdir())
 
