@@ -9,6 +9,7 @@ drew. All words come from the records beside the figures.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ is written by `python analyses/gallery.py`.
 
 def page(folder: Path) -> str:
     """The README of a gallery. Raises InputError for a record that cannot be read, for a figure
-    without one, and for a file that no record speaks of."""
+    without one or with other numbers than were plotted, and for a file that no record speaks of."""
     records = {path.stem: read_json(path, "gallery") for path in sorted(folder.glob("*.json"))}
     figures = {name: found for name, found in records.items() if "figure" in found}
     verdicts = {name: records[name] for name in SCRIPTS if name in records}
@@ -82,7 +83,17 @@ def _all_told(folder: Path, figures: dict[str, Any], verdicts: dict[str, Any]) -
     missing = sorted(name for name in owned - {"README.md"} if not (folder / name).exists())
     if missing:
         raise InputError(f"{folder} lacks {missing[0]}: run the script that makes it again")
+    for name, found in figures.items():
+        digest = hashlib.sha256((folder / f"{name}.csv").read_bytes()).hexdigest()
+        if digest != found["sha256"]["csv"]:
+            raise InputError(f"{folder / name}.csv is not what was plotted: draw {name} again")
+    owners: dict[str, str] = {}
     for name, found in verdicts.items():
+        for figure in found["figures"]:
+            other = owners.setdefault(figure, name)
+            if other != name:
+                raise InputError(f"{other} and {name} both draw {figure}: one has overwritten the "
+                                 "other; give one of them another stem")  # fmt: skip
         unknown = set(found["figures"]) - set(figures)
         if unknown:
             raise InputError(f"{name}.json shows {min(unknown)!r}, which has no record: run "

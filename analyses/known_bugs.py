@@ -71,7 +71,7 @@ def study(asked: Asked) -> Answer:
     tasks = ", ".join(sorted(set(rows["task"])))
     table = table.assign(budget=budget, task=tasks)
     inputs = {"scores": scores.manifest, "quality": quality.manifest}
-    figure = draw_table(asked, "loss_by_measure", table, inputs, stem="known_bugs")
+    figure = draw_table(asked, "loss_by_measure", table, inputs, stem="known_bugs_losses")
     return Answer(verdict(table), {"signatures": table}, (figure,))
 
 

@@ -22,7 +22,7 @@ from indexer_lab.statistics.mean import mean
 from study import Answer, Asked, Finding, Number, Script, Size, Verdict, draw_table, run
 from study.quality import TEXT, budgets, paired, percent, run_sparse
 
-TASKS = ("multi_key", "multi_value", "multi_query", "variable_tracking", TEXT)
+TASKS = ("multi_key", "multi_value", "variable_tracking", TEXT)
 SCRIPT = Script(
     "native_topk_training",
     "Training with the top-k attention that decoding uses makes top-k decoding better.",
@@ -98,7 +98,10 @@ def judge(gained: pd.DataFrame, seed: int = 0) -> Verdict:
                       part[part["ratio"] == TRAINED], "narrowed", seed)
         for what, part in by.items()
     }  # fmt: skip
-    sentence = f"At {_named(TRAINED)}, the ratio of the training, {_told(trained)}."
+    sentence = (
+        f"At {_named(TRAINED)}, the ratio of the training, {_told(trained)}. A gain under "
+        f"{percent(NEGLIGIBLE)} counts as none."
+    )
     caveats = (
         f"Less what the two differ by under full attention, {_told(beyond)}.",
         "One pair of models, one base, one ratio: a difference between them is one example.",
@@ -120,12 +123,12 @@ def _told(numbers: dict[str, Number]) -> str:
 
 
 def _finding(gained: list[Number]) -> Finding:
-    """Supported by one gain whose interval lies above 0 when none lies below; not supported by a
-    loss, or where every interval leaves room for a negligible gain only."""
+    """Supported by a gain above 0 that is not negligible, when none is below 0; not supported by a
+    loss, or where no interval leaves room for more than a negligible gain."""
     known = [number for number in gained if number.decided]
     if any(number.high < 0 for number in known):
         return Finding.NOT_SUPPORTED
-    if any(number.low > 0 for number in known):
+    if any(number.low > 0 and number.high >= NEGLIGIBLE for number in known):
         return Finding.SUPPORTED
     if known and len(known) == len(gained) and all(n.high < NEGLIGIBLE for n in known):
         return Finding.NOT_SUPPORTED

@@ -44,7 +44,7 @@ from study import (
 from study.models import has_indexer
 from study.quality import TEXT, TOKENS, kinds, paired
 
-TASKS = ("multi_key", "multi_value", "variable_tracking", TEXT)
+TASKS = ("multi_key", "multi_value", TEXT)
 SCRIPT = Script(
     "precision_and_quality",
     "The higher the precision of an approximate top-k, the better the quality.",
@@ -55,6 +55,10 @@ SCRIPT = Script(
 )
 PRECISIONS = (0.25, 0.5, 0.75, 0.875)
 FILLS, KEEPS = ("next", "random"), ("best", "uniform")
+KNOBS = {
+    "keep": "keeping exact keys at random instead of the best",
+    "fill": "a random fill instead of the next",
+}
 SHARE = 0.95  # of full attention's quality: under it, quality is broken
 TARGET = "per_head"
 SWAP_SAMPLES = 3  # of a task; a layer's price differs far more than a prompt's
@@ -155,30 +159,32 @@ def dialled(rows: pd.DataFrame) -> pd.DataFrame:
 def judge(rows: pd.DataFrame, budget: int, seed: int = 0) -> Verdict:
     """The verdict on rows of `dialled`. Exact keys that are kept at random decide: a share of them
     is what precision counts; where the best are kept, the numbers say how much that forgives."""
-    numbers: list[Number] = []
-    trends: list[Number] = []
-    breaks: list[str] = []
-    for kind, part in kinds(rows).items():
-        for curve in CURVES:
-            own = part[(part["fill"] == curve.fill) & (part["keep"] == curve.keep)]
-            trend, breaking = _trend(kind, curve, own, seed), _threshold(kind, curve, own, seed)
-            numbers += [trend, breaking]
-            trends += [trend] if curve.keep == "uniform" else []
-            breaks.append(_broken(breaking))
-        numbers += [_effect(kind, part, knob, seed) for knob in ("keep", "fill")]
+    parts = {
+        (kind, curve): part[(part["fill"] == curve.fill) & (part["keep"] == curve.keep)]
+        for kind, part in kinds(rows).items()
+        for curve in CURVES
+    }
+    trends = {key: _trend(*key, own, seed) for key, own in parts.items()}
+    needs = {key: _threshold(*key, own, seed) for key, own in parts.items()}
+    effects = [_effect(k, part, knob, seed) for k, part in kinds(rows).items() for knob in KNOBS]
+    deciding = {key: trend for key, trend in trends.items() if key[1].keep == "uniform"}
     sentence = (
-        f"On {budget} keys, {'; '.join(f'{n.name}: {n}' for n in trends)}. "
-        f"{SHARE:.0%} of full quality needs: {'; '.join(breaks)}. "
-        + " ".join(f"{n.name}: {n}." for n in numbers if n.name.startswith("more is lost"))
+        f"On {budget} keys, exact ones kept at random, the rank correlation of precision and "
+        f"quality is {_told(deciding)}. Precision that {SHARE:.0%} of full quality needs: "
+        f"{_told(needs)}. Lost besides: {'; '.join(f'{n.name}: {n}' for n in effects)}."
     )
     caveats = ("One model and one budget; with other budgets quality breaks elsewhere.",)
-    finding = all_of(*(at_least(number, 0.0) for number in trends))
-    return Verdict(finding, sentence, tuple(numbers), caveats)
+    finding = all_of(*(at_least(number, 0.0) for number in deciding.values()))
+    return Verdict(finding, sentence, (*trends.values(), *needs.values(), *effects), caveats)
+
+
+def _told(numbers: dict[tuple[str, Curve], Number]) -> str:
+    return "; ".join(f"{number} ({kind}, {curve})" for (kind, curve), number in numbers.items())
 
 
 def _trend(kind: str, curve: Curve, rows: pd.DataFrame, seed: int) -> Number:
     found = correlate(rows["precision"], rows["kept"], rows["sample"], "spearman", seed=seed)
-    name = f"rank correlation of precision and quality of {kind}, {curve}"
+    name = f"rank correlation of precision and quality, {kind}, {curve}"
     return Number.of(name, found, "correlation")
 
 
@@ -186,12 +192,7 @@ def _threshold(kind: str, curve: Curve, rows: pd.DataFrame, seed: int) -> Number
     found = threshold(
         rows["precision"], rows["kept"], rows["whole"], rows["sample"], SHARE, seed=seed
     )
-    return Number.of(f"precision that {kind} need, {curve}", found, "precision")
-
-
-def _broken(number: Number) -> str:
-    """A threshold in words; one beyond what was measured says so."""
-    return f"{number.name}: {number.reason or number}"
+    return Number.of(f"precision needed, {kind}, {curve}", found, "precision")
 
 
 def _effect(kind: str, rows: pd.DataFrame, knob: str, seed: int) -> Number:
@@ -203,8 +204,7 @@ def _effect(kind: str, rows: pd.DataFrame, knob: str, seed: int) -> Number:
     lost = (one - two).dropna()
     reach = max(1.0, lost.abs().max())
     found = mean(lost, lost.index.get_level_values("sample"), -reach, reach, seed=seed)
-    what = {"keep": "by keeping at random than the best", "fill": "by a random fill than the next"}
-    return Number.of(f"more is lost of {kind} {what[knob]}", found)
+    return Number.of(f"{kind}, by {KNOBS[knob]}", found)
 
 
 def by_precision(rows: pd.DataFrame) -> pd.DataFrame:

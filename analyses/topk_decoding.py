@@ -70,7 +70,7 @@ def study(asked: Asked) -> Answer:
     frame = pd.concat([exact.frame(), sparse_rows(floors.frame())], ignore_index=True)
     drawn = draw_table(
         asked, "quality_by_budget_ratio", frame, {"exact": exact.manifest,
-        "floors": floors.manifest}, stem="topk_decoding_by_ratio", choice=Choice(mode="decode"),
+        "floors": floors.manifest}, stem="topk_decoding_quality", choice=Choice(mode="decode"),
     )  # fmt: skip
     rows = paired(exact.frame())
     table = pd.concat([by_ratio(rows), by_ratio(paired(floors.frame()))], ignore_index=True)

@@ -51,6 +51,8 @@ class Number:
         """As a sentence has it: 0.98 [0.95, 1.00]."""
         if math.isnan(self.estimate):
             return f"unknown ({self.reason})" if self.reason else "unknown"
+        if math.isinf(self.estimate):
+            return self.reason or figures(self.estimate)
         if not self.decided:
             return f"{figures(self.estimate)} (no interval: {self.reason})"
         return f"{figures(self.estimate)} [{figures(self.low)}, {figures(self.high)}]"
@@ -101,5 +103,5 @@ def all_of(*parts: Finding) -> Finding:
 def figures(value: float) -> str:
     """A number as a sentence has it: three digits, no more than two behind a whole one."""
     if not math.isfinite(value):
-        return "beyond what was measured" if math.isinf(value) else "unknown"
+        return "beyond" if math.isinf(value) else "unknown"  # of what was measured
     return f"{value:.2f}" if 0.1 <= abs(value) < 100 else f"{value:.3g}"

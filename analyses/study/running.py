@@ -52,7 +52,14 @@ def run(script: Script, study: Callable[[Asked], Answer], about: str | None) -> 
 
 
 def publish(script: Script, asked: Asked, answer: Answer, seconds: float) -> None:
-    """Writes the tables and then the verdict, so that where it is, all are."""
+    """Writes the tables and then the verdict, so that where it is, all are.
+
+    Raises ValueError for a table or a verdict that would take the place of a figure's files.
+    """
+    names = {script.name, *(f"{script.name}_{name}" for name in answer.tables)}
+    taken = names & set(answer.figures)
+    if taken:
+        raise ValueError(f"a figure is named {min(taken)!r} already: give it another stem")
     tables = [write_table(asked, name, table) for name, table in answer.tables.items()]
     command = shlex.join(["python", f"analyses/{script.name}.py", *sys.argv[1:]])
     found = record(

@@ -55,9 +55,18 @@ def test_a_page_tells_verdict_numbers_figures_and_commands(tmp_path):
     assert "<b>" not in text.replace("\\<b\\>", "")
 
 
+def test_two_scripts_never_share_a_figure(tmp_path):
+    for name in SCRIPTS[:2]:
+        a_gallery(tmp_path, name)
+    with pytest.raises(InputError, match="both draw one"):
+        page(tmp_path)
+
+
 def test_verdicts_stand_in_the_order_of_the_study(tmp_path):
     for name in (SCRIPTS[1], SCRIPTS[0]):
         a_gallery(tmp_path, name)
+    path = tmp_path / f"{SCRIPTS[1]}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "figures": []}))
     text = page(tmp_path)
     assert text.index(f"{SCRIPTS[0]}_table") < text.index(f"{SCRIPTS[1]}_table")
 
@@ -77,6 +86,13 @@ def test_a_file_that_a_record_speaks_of_must_be_there(tmp_path, name):
         page(tmp_path)
 
 
+def test_numbers_that_were_not_plotted_are_refused(tmp_path):
+    a_gallery(tmp_path)
+    (tmp_path / "one.csv").write_text("a\n1\n")
+    with pytest.raises(InputError, match="not what was plotted"):
+        page(tmp_path)
+
+
 def test_the_committed_numbers_come_out_again(tmp_path):
     """One task of one figure, from the settings that its verdict holds. Python's own sources are
     the prompts' text and rounding is the machine's, so that one answer may differ."""
@@ -85,7 +101,7 @@ def test_the_committed_numbers_come_out_again(tmp_path):
         assert not [name for name in SCRIPTS if (GALLERY / f"{name}.json").exists()]
         return
     settings = json.loads(record.read_text())["settings"]
-    table = pd.read_csv(GALLERY / "topk_decoding_by_ratio.csv")
+    table = pd.read_csv(GALLERY / "topk_decoding_quality.csv")
     once = table[(table["task"] == "single_needle") & (table["selector"] == "exact")]
     once = once.sort_values("budget").head(3)
     flags = [f"--{name}={settings[name]}" for name in ("model", "length", "samples", "seed")]

@@ -52,6 +52,12 @@ def test_no_gain_where_answers_leave_room_for_one_is_undecided():
     assert finding() is Finding.UNDECIDED
 
 
+def test_a_gain_of_a_thousandth_is_no_support():
+    assert finding(bits=(1.1988, 1.2)) is Finding.UNDECIDED
+    made = rows({"topk": 5, "full": 5}, {"topk": 1.1988, "full": 1.2})
+    assert judge(made[made["text"]]).finding is Finding.NOT_SUPPORTED
+
+
 def test_too_few_prompts_leave_it_undecided():
     assert finding(bits=(1.0, 1.5), prompts=4) is Finding.UNDECIDED
 

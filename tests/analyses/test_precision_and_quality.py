@@ -37,7 +37,7 @@ def rows(uniform, best=lambda p: 1.0, prompts=40):
 def test_a_planted_rise_is_supported_with_its_threshold():
     found = judge(rows(lambda p: 0.4 + 0.6 * p), budget=8)
     assert found.finding is Finding.SUPPORTED
-    name = "precision that answers need, kept at random, next fill"
+    name = "precision needed, answers, kept at random, next fill"
     needed = {n.name: n for n in found.numbers}[name]
     assert 0.6 <= needed.low <= needed.estimate <= needed.high <= 1.0
 
@@ -58,9 +58,9 @@ def test_a_curve_that_never_breaks_says_so():
 
 def test_knobs_are_compared_all_else_alike():
     numbers = {n.name: n for n in judge(rows(lambda p: 0.5), budget=8).numbers}
-    assert numbers["more is lost of answers by keeping at random than the best"].estimate == 0.5
-    assert numbers["more is lost of answers by a random fill than the next"].estimate == 0.0
-    text = numbers["more is lost of text by keeping at random than the best"]
+    assert numbers["answers, by keeping exact keys at random instead of the best"].estimate == 0.5
+    assert numbers["answers, by a random fill instead of the next"].estimate == 0.0
+    text = numbers["text, by keeping exact keys at random instead of the best"]
     assert text.estimate == pytest.approx(1 - 1 / 1.5)
 
 

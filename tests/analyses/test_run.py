@@ -1,6 +1,7 @@
 """The runner: every script in its turn, a failing one named, a stopped run resumed."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,18 @@ def study(folder, *flags):
     return main([*only, *places, *flags], folder)
 
 
-def test_every_script_of_the_study_is_known_to_the_runner():
+def test_the_runner_knows_every_script_and_no_other():
     found = {path.stem for path in (ROOT / "analyses").glob("*.py")} - HELPERS
-    assert found <= set(SCRIPTS)
+    assert found == set(SCRIPTS)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_is_named_as_its_file_and_states_its_command(name):
+    module = import_module(name)
+    assert module.SCRIPT.name == name
+    assert f"python analyses/{name}.py" in module.__doc__
+    assert "--full" in module.__doc__
+    assert module.SCRIPT.claim.endswith(".")
 
 
 def test_only_keeps_the_order_of_the_study():

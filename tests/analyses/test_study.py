@@ -57,7 +57,9 @@ def test_a_number_says_its_interval_or_why_there_is_none():
     assert str(number(0.25, 0.75)) == "0.50 [0.25, 0.75]"
     few = Number.of("x", Interval(0.5, NAN, NAN, NAN, 3, 0.95, "only 3 prompts"))
     assert str(few) == "0.50 (no interval: only 3 prompts)"
-    assert "beyond what was measured" in str(number(-np.inf, 0.75))
+    assert str(number(-np.inf, 0.75)) == "0.50 [beyond, 0.75]"
+    never = Number.of("x", Interval(np.inf, 0.9, np.inf, NAN, 9, 0.95, "quality never gets there"))
+    assert str(never) == "quality never gets there"
 
 
 def test_flags_win_over_the_size_that_full_asks_for():
@@ -97,6 +99,16 @@ def test_a_record_holds_what_the_verdict_rests_on(tmp_path, capsys):
     assert found["resumed"] is False
     assert (tmp_path / "a_claim_by_ratio.csv").read_text() == "ratio,kept\n0.005,True\n"
     assert "Undecided here. Too few prompts." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("figure", ["a_claim_x", "a_claim"])
+def test_neither_table_nor_verdict_takes_the_place_of_a_figures_files(tmp_path, figure):
+    asked = ask(SCRIPT, None, ["-o", str(tmp_path)])
+    verdict = Verdict(Finding.UNDECIDED, "")
+    answer = Answer(verdict, {"x": pd.DataFrame({"a": [1]})}, (figure,))
+    with pytest.raises(ValueError, match=f"'{figure}'"):
+        publish(SCRIPT, asked, answer, 1.0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_users_mistake_is_one_line_and_a_defect_keeps_its_traceback(monkeypatch, capsys):
