@@ -3,7 +3,9 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
+from pkgutil import iter_modules
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,21 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-MODULES = (
-    "attention_statistics", "exact_topk", "headsum_topk", "kth_logit", "lightning_topk",
-    "row_topk", "sparse_attention",
-)  # fmt: skip
-
 
 def _import_kernels() -> None:
     """A kernel is interpreted or compiled for good when it is defined, so only then is the variable
     set: other tests in this process and commands that they start never see it."""
-    from importlib import import_module
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        for name in MODULES:
-            import_module(f"indexer_kernels.{name}")
+        for module in iter_modules(import_module("indexer_kernels").__path__):
+            import_module(f"indexer_kernels.{module.name}")
 
 
 def _mend_interpreter() -> None:
@@ -67,7 +62,8 @@ def prepare() -> None:
     """Once a process: defines the kernels for the interpreter and mends it.
 
     Triton's own functions too are interpreted or compiled for good when triton is first imported,
-    and transformers may do that: a conftest calls this before any test module is read.
+    and transformers may do that: the outermost conftest calls this before any module of tests is
+    read, whichever of them a process runs first.
     """
     if not _prepared and not torch.cuda.is_available() and find_spec("triton"):
         _prepared.append(True)

@@ -5,9 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from ..interpreter import interpreting, prepare
-
-prepare()
+from ..interpreter import interpreting
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,6 @@ import torch
 from indexer_lab.store.capture import SampleInfo, create
 from indexer_probes.records import IndexerRecord, LatentKeys, LayerRecord, PlainKeys, Witness
 
-from ..interpreter import prepare
-
-prepare()
-
 SAMPLES = [SampleInfo("first", "niah", 40, "7"), SampleInfo("../second", "niah", 32, "8")]
 LAYERS = [0, 2]
 
