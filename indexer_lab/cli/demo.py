@@ -73,7 +73,8 @@ def command(
     say = _silent if quiet else click.echo
     again: dict[str, Any] = {"resume": resume, "force": force, "quiet": quiet}
     length = fitting(model, length, TOKENS)
-    say(f"1/7 capture: {model} reads {samples} prompts of {length} tokens for each of {TASKS}")
+    tasks = " and ".join(TASKS)
+    say(f"1/7 capture: {model} reads {samples} prompts of {length} tokens for each of {tasks}")
     capture_step(
         model=model,
         output=output / "capture",
