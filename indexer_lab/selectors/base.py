@@ -121,7 +121,7 @@ class BudgetRanker:
         self.width = width
         self._known: dict[int, Support] = {}
 
-    def scores(self, rows: slice) -> None:
+    def scores(self, rows: slice) -> Tensor | None:
         return None
 
     def top(self, budget: int) -> Support:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +13,7 @@ from indexer_kernels.topk import topk
 from indexer_lab.errors import InputError
 from indexer_lab.selectors import faulty_operands as operands
 from indexer_lab.selectors.base import (
+    BudgetRanker,
     Cost,
     Ranker,
     ScoreRanker,
@@ -119,48 +121,48 @@ def _ranker(bug: str, record: LayerRecord, indexer: IndexerRecord) -> Ranker:
     def score(rows: slice) -> Tensor:
         return indexer.scores(rows)[None]
 
-    kinds = {"overflow": _Overflowing, "future": _OnePlaceLater, "self": _WithoutItself}
-    return kinds.get(bug, ScoreRanker)(record, score, 1, width=width)
+    right = ScoreRanker(record, score, 1, width=width)
+    return _Misjudging(right, MISJUDGED[bug]) if bug in MISJUDGED else right
 
 
-class _Misjudging(ScoreRanker):
-    """Scores are right, what is picked by them is not; ranks anew for each budget, once."""
-
-    def top(self, budget: int) -> Support:
-        if self._ranked is None or self._ranked.shape[-1] != budget:
-            self._ranked = self._rank(budget)
-        return self._ranked
-
-    def _rank(self, budget: int) -> Support:
-        chunks = self.record.chunks(self.width)
-        return torch.cat([self._pick(rows, budget) for rows in chunks], dim=1)
-
-    def _pick(self, rows: slice, budget: int) -> Support:
-        raise NotImplementedError
+Pick = Callable[[ScoreRanker, slice, int], Support]
+"""A ranker with right scores, query rows and a budget -> int64 [set, row, budget]."""
 
 
-class _OnePlaceLater(_Misjudging):
+class _Misjudging(BudgetRanker):
+    """Scores are right, what is picked by them is not."""
+
+    def __init__(self, right: ScoreRanker, pick: Pick):
+        super().__init__(right.record, lambda rows, k: pick(right, rows, k), right.width)
+        self._right = right
+
+    def scores(self, rows: slice) -> Tensor:
+        return self._right.scores(rows)
+
+
+def _one_place_later(right: ScoreRanker, rows: slice, budget: int) -> Support:
     """The mask of a query one position later."""
-
-    def _pick(self, rows: slice, budget: int) -> Support:
-        record = self.record
-        shown = record.mask.visible(record.positions[rows] + 1, record.length)
-        return topk(self.score(rows).masked_fill(~shown, float("-inf")), budget)[1]
+    record = right.record
+    shown = record.mask.visible(record.positions[rows] + 1, record.length)
+    return topk(right.score(rows).masked_fill(~shown, float("-inf")), budget)[1]
 
 
-class _WithoutItself(_Misjudging):
+def _without_itself(right: ScoreRanker, rows: slice, budget: int) -> Support:
     """The mask of a query that is not its own key."""
-
-    def _pick(self, rows: slice, budget: int) -> Support:
-        own = self.record.positions[rows][None, :, None]
-        return topk(self.scores(rows).scatter(-1, own, float("-inf")), budget)[1]
+    own = right.record.positions[rows][None, :, None]
+    return topk(right.scores(rows).scatter(-1, own, float("-inf")), budget)[1]
 
 
-class _Overflowing(_Misjudging):
+def _overflowing(right: ScoreRanker, rows: slice, budget: int) -> Support:
     """Ties at the k-th value that are more than the places left for them get none."""
+    values, picked = topk(right.scores(rows).bfloat16().float(), budget + 1)
+    boundary, beyond = values[..., budget - 1, None], values[..., budget, None]
+    lost = (beyond == boundary) & (values[..., :budget] == boundary)
+    return picked[..., :budget].masked_fill(lost, -1)
 
-    def _pick(self, rows: slice, budget: int) -> Support:
-        values, picked = topk(self.scores(rows).bfloat16().float(), budget + 1)
-        boundary, beyond = values[..., budget - 1, None], values[..., budget, None]
-        lost = (beyond == boundary) & (values[..., :budget] == boundary)
-        return picked[..., :budget].masked_fill(lost, -1)
+
+MISJUDGED: dict[str, Pick] = {
+    "overflow": _overflowing,
+    "future": _one_place_later,
+    "self": _without_itself,
+}
